@@ -1,0 +1,65 @@
+"""What an exception means, and what may be stored."""
+
+import math
+
+import pytest
+from pydantic import TypeAdapter
+
+from workflows import PermanentError, Retry, StepDefinition, TransientError
+from workflows.engine.outcomes import Failed, Parked, TryLater, describe, outcome_of_error, to_json
+from workflows.errors import BadOutputError
+
+
+def a_step(output: object) -> StepDefinition:
+    return StepDefinition("s", print, "idempotent", Retry(), "q", (), TypeAdapter(output), str(output))
+
+
+def test_permanent_errors_fail_at_once() -> None:
+    outcome = outcome_of_error(PermanentError("NO", "never"), Retry(attempts=5), 1)
+    assert isinstance(outcome, Failed)
+    assert outcome.error.code == "NO"
+
+
+def test_transient_errors_are_retried_by_the_policy_and_then_parked() -> None:
+    retry = Retry(attempts=4, first=2)
+    assert outcome_of_error(TransientError("T", "t"), retry, 3) == TryLater(
+        describe(TransientError("T", "t")), 8
+    )
+    assert isinstance(outcome_of_error(TransientError("T", "t"), retry, 4), Parked)
+
+
+def test_unforeseen_errors_get_few_attempts() -> None:
+    assert isinstance(outcome_of_error(ValueError("?"), Retry(attempts=50), 2), TryLater)
+    assert isinstance(outcome_of_error(ValueError("?"), Retry(attempts=50), 3), Parked)
+
+
+@pytest.mark.case("E20")
+def test_exception_whose_text_fails_is_described_all_the_same() -> None:
+    class Awkward(Exception):  # noqa: N818
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    described = describe(Awkward())
+    assert described.code == "UNEXPECTED_AWKWARD"
+    assert "Awkward" in described.message
+    assert describe(ValueError("a\x00b\ud800")).message == "a\\0b\\ud800"
+
+
+@pytest.mark.case("E19")
+@pytest.mark.parametrize(
+    ("output", "value"),
+    [
+        (int, "many"),
+        (float, math.nan),
+        (str, "a\x00b"),
+        (dict[str, int], {"a": object()}),
+        (object, object()),
+    ],
+)
+def test_output_that_cannot_be_stored_is_named(output: object, value: object) -> None:
+    with pytest.raises(BadOutputError, match="s returned"):
+        to_json(a_step(output), value)
+
+
+def test_amounts_of_256_bits_survive() -> None:
+    assert to_json(a_step(int), 2**256 - 1) == 2**256 - 1

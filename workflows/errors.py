@@ -1,0 +1,125 @@
+"""What can go wrong in the engine, and what may be done about it.
+
+WorkflowError
+├── PermanentError            FAIL       a step says: never as is; compensate
+│   └── CommandFailedError    FAIL       what the step waited for failed (a transaction reverted)
+├── TransientError            RETRY      a step says: try again by its policy
+├── FencedError               RECONCILE  another worker owns the row now; write nothing, stop
+├── BadOutputError            PARK       a step returned what cannot be stored, or not what it declares
+├── DefinitionError           FAIL       a workflow class contradicts itself; raised at import
+├── UnknownWorkflowError      FAIL       no such workflow is registered
+├── InvalidInputError         FAIL       the input does not fit the workflow's model
+├── IdempotencyConflictError  FAIL       the key was used for another input
+└── NotReplayableError        FAIL       the dead letter is not open
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, ClassVar
+
+
+class Disposition(Enum):
+    """What a loop may do with an error; the loops look at nothing else."""
+
+    RETRY = "retry"
+    FAIL = "fail"
+    PARK = "park"  # waits for a person
+    RECONCILE = "reconcile"  # outcome unknown: look before acting
+
+
+class WorkflowError(Exception):
+    """An error of the engine, with a stable code and what it means for a retry."""
+
+    code: str = "WORKFLOW_ERROR"
+    remedy: ClassVar[str] = ""
+    disposition: ClassVar[Disposition] = Disposition.FAIL
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class PermanentError(WorkflowError):
+    """Raised by a step: trying again cannot help. The run is compensated."""
+
+    code = "STEP_FAILED"
+    remedy = "Correct the cause named in the message and start a new run."
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class CommandFailedError(PermanentError):
+    """What a step waited for ended in failure."""
+
+
+class TransientError(WorkflowError):
+    """Raised by a step: it may succeed later. Its retry policy decides when."""
+
+    code = "STEP_TRY_AGAIN"
+    remedy = "Nothing, while attempts are left; afterwards replay the dead letter."
+    disposition = Disposition.RETRY
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class FencedError(WorkflowError):
+    """Another worker has taken the row over. The caller must write nothing more."""
+
+    code = "WORKFLOW_FENCED"
+    remedy = "None needed: the newer owner carries on."
+    disposition = Disposition.RECONCILE
+
+
+class BadOutputError(WorkflowError):
+    """A step returned something that cannot be stored or is not of its declared type."""
+
+    code = "STEP_BAD_OUTPUT"
+    remedy = "Correct the step's code, deploy, replay the dead letter."
+    disposition = Disposition.PARK
+
+
+class DefinitionError(WorkflowError):
+    """A workflow class contradicts itself."""
+
+    code = "WORKFLOW_DEFINITION"
+    remedy = "Correct the class; the message names the step."
+
+
+class UnknownWorkflowError(WorkflowError):
+    """No workflow of this name is registered in this process."""
+
+    code = "WORKFLOW_UNKNOWN"
+    remedy = "GET /api/v1/workflows lists the names."
+
+
+class InvalidInputError(WorkflowError):
+    """The input does not fit the workflow's input model; nothing was stored."""
+
+    code = "WORKFLOW_INPUT_INVALID"
+    remedy = "Correct the fields named in `errors`."
+
+    def __init__(self, message: str, errors: Sequence[dict[str, Any]]) -> None:
+        super().__init__(message)
+        self.errors = list(errors)
+
+
+class IdempotencyConflictError(WorkflowError):
+    """The idempotency key was used before, with another input."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
+    remedy = "Use a new key for a new request."
+
+    def __init__(self, message: str, first_id: str) -> None:
+        super().__init__(message)
+        self.first_id = first_id
+
+
+class NotReplayableError(WorkflowError):
+    """The dead letter has been dealt with already."""
+
+    code = "DEAD_LETTER_NOT_OPEN"
+    remedy = "Look at the run: somebody else has acted."
