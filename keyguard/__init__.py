@@ -1,0 +1,65 @@
+"""Keys: made or imported, encrypted at rest, and used on one path that checks what it signs and records it.
+
+Knows none of the other apps. Its public names are below; they load on first use, because models cannot be imported
+before Django has set up its apps.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keyguard.errors import Disposition as Disposition
+    from keyguard.errors import IdempotencyConflictError as IdempotencyConflictError
+    from keyguard.errors import KekError as KekError
+    from keyguard.errors import KeyguardError as KeyguardError
+    from keyguard.errors import KeyNotActiveError as KeyNotActiveError
+    from keyguard.errors import KeyNotFoundError as KeyNotFoundError
+    from keyguard.jobs import SigningRequest as SigningRequest
+    from keyguard.keys import create_key as create_key
+    from keyguard.keys import find_key as find_key
+    from keyguard.keys import import_key as import_key
+    from keyguard.redaction import scrub as scrub_secrets
+    from keyguard.signing import SignedTransaction as SignedTransaction
+    from keyguard.signing import sign_message as sign_message
+    from keyguard.signing import sign_transactions as sign_transactions
+
+_LAZY = {
+    "Disposition": ("keyguard.errors", "Disposition"),
+    "IdempotencyConflictError": ("keyguard.errors", "IdempotencyConflictError"),
+    "KekError": ("keyguard.errors", "KekError"),
+    "KeyguardError": ("keyguard.errors", "KeyguardError"),
+    "KeyNotActiveError": ("keyguard.errors", "KeyNotActiveError"),
+    "KeyNotFoundError": ("keyguard.errors", "KeyNotFoundError"),
+    "SignedTransaction": ("keyguard.signing", "SignedTransaction"),
+    "SigningRequest": ("keyguard.jobs", "SigningRequest"),
+    "create_key": ("keyguard.keys", "create_key"),
+    "find_key": ("keyguard.keys", "find_key"),
+    "import_key": ("keyguard.keys", "import_key"),
+    "scrub_secrets": ("keyguard.redaction", "scrub"),
+    "sign_message": ("keyguard.signing", "sign_message"),
+    "sign_transactions": ("keyguard.signing", "sign_transactions"),
+}
+
+__all__ = [
+    "Disposition",
+    "IdempotencyConflictError",
+    "KekError",
+    "KeyNotActiveError",
+    "KeyNotFoundError",
+    "KeyguardError",
+    "SignedTransaction",
+    "SigningRequest",
+    "create_key",
+    "find_key",
+    "import_key",
+    "scrub_secrets",
+    "sign_message",
+    "sign_transactions",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    return getattr(import_module(module), attribute)

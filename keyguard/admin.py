@@ -1,0 +1,89 @@
+"""Keys and signing records in the admin: to look at, not to change. No key material, no signature, no raw bytes."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+from unfold.admin import ModelAdmin, TabularInline
+
+from keyguard.models import Kek, Key, KeyMaterial, SigningRecord
+
+
+class ReadOnly:
+    """Refuses what would change a row; the commands and the signing path are the only ways in."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class KeyMaterialInline(ReadOnly, TabularInline):  # type: ignore[misc]
+    """How often a key was encrypted, and under which KEK. The ciphertexts have no place on a screen."""
+
+    model = KeyMaterial
+    fields = ("seq", "kek", "created_at")
+    readonly_fields = fields
+    extra = 0
+
+
+@admin.register(Key)
+class KeyAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
+    """The keys: who they are and whether they may sign."""
+
+    list_display = ("alias", "address", "state", "backend", "origin", "created_at")
+    list_filter = ("state", "backend", "origin")
+    search_fields = ("alias", "address__iexact", "id__iexact")
+    fields = ("id", "alias", "address", "backend", "origin", "state", "state_reason", "created_at")
+    readonly_fields = fields
+    inlines = (KeyMaterialInline,)
+
+
+@admin.register(SigningRecord)
+class SigningRecordAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
+    """Everything that was signed or refused."""
+
+    list_display = ("created_at", "key", "kind", "state", "chain_id", "nonce", "to", "hash", "error")
+    list_filter = ("state", "kind", "chain_id", "error")
+    list_select_related = ("key",)
+    search_fields = (
+        "key__address__iexact",
+        "key__alias",
+        "to__iexact",
+        "hash__iexact",
+        "idempotency_key__startswith",
+    )
+    date_hierarchy = "created_at"
+    show_full_result_count = False  # the table only grows
+    fields = (
+        "id",
+        "idempotency_key",
+        "key",
+        "kind",
+        "state",
+        "error",
+        "chain_id",
+        "nonce",
+        "to",
+        "value",
+        "payload_hash",
+        "digest",
+        "hash",
+        "created_at",
+        "signed_at",
+    )
+    readonly_fields = fields
+
+
+@admin.register(Kek)
+class KekAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
+    """The key encryption keys by their check values; they themselves are kept elsewhere."""
+
+    list_display = ("id", "provider", "kcv", "state", "created_at")
+    search_fields = ("id__iexact", "kcv")
+    fields = ("id", "provider", "kcv", "state", "created_at")
+    readonly_fields = fields

@@ -1,0 +1,35 @@
+"""Where keys live and sign: one module per kind, one table.
+
+A backend makes bare signatures. Everything that decides whether a signature is made, and whether it is a good one, is
+in `keyguard.signing`, on the one path that all backends share.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from keyguard.backends.database import DatabaseBackend
+from keyguard.errors import BackendUnknownError
+from keyguard.models import Key
+
+
+class Backend(Protocol):
+    """What a backend can do. Its errors are KeyguardErrors; anything else means *denied*."""
+
+    def generate(self, alias: str) -> Key:
+        """Make a new key and return its saved row."""
+
+    def adopt(self, alias: str, secret: bytearray) -> Key:
+        """Take an existing private key over and return its saved row. The caller wipes the secret."""
+
+    def sign(self, key: Key, digests: Sequence[bytes]) -> list[bytes]:
+        """Sign digests of 32 bytes, in order: each signature is 65 bytes, r, s and recovery id."""
+
+
+BACKENDS: dict[str, type[Backend]] = {"database": DatabaseBackend}
+
+
+def backend_of(name: str) -> Backend:
+    """Return the backend of this name, or raise BackendUnknownError."""
+    if name not in BACKENDS:
+        raise BackendUnknownError(f"backend {name[:20]!r}: not one of {', '.join(sorted(BACKENDS))}")
+    return BACKENDS[name]()

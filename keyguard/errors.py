@@ -1,0 +1,268 @@
+"""What keyguard refuses, why, and what may be done about it.
+
+Every class has a stable code, its cause, its remedy and a disposition; callers look at nothing else. An exception that
+keyguard doesn't know means *deny*: nothing was signed. No message here holds key material, not even in part.
+
+    KeyguardError
+    ├── KeyNotFoundError, AliasTakenError, AliasInvalidError, KeyExistsError, SecretInvalidError, BackendUnknownError
+    ├── KeyNotActiveError           the key is known and may not sign now
+    ├── IdempotencyConflictError    409: this idempotency key was used for something else
+    ├── FloorError                  what no policy may permit; one subclass for each rule
+    ├── KekError                    the key encryption key is missing, malformed or another one
+    ├── MaterialTamperedError       the stored key does not open: the key is suspended
+    ├── SignatureInvalidError       the backend's signature is not the pinned key's: the key is suspended
+    └── SigningDeniedError          anything unforeseen while signing
+"""
+
+from enum import Enum
+from typing import ClassVar
+
+
+class Disposition(Enum):
+    """What a loop may do with an error."""
+
+    RETRY = "retry"
+    FAIL = "fail"
+    PARK = "park"  # waits for a person
+    RECONCILE = "reconcile"  # outcome unknown: look before acting
+
+
+class KeyguardError(Exception):
+    """An error of keyguard. Nothing was signed and nothing was stored, unless the class says otherwise."""
+
+    code: ClassVar[str] = "KEYGUARD_ERROR"
+    cause: ClassVar[str] = ""
+    remedy: ClassVar[str] = ""
+    disposition: ClassVar[Disposition] = Disposition.FAIL
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or self.cause)
+        self.message = message or self.cause
+
+
+class KeyNotFoundError(KeyguardError):
+    """No key has this alias or address."""
+
+    code = "KEYGUARD_KEY_NOT_FOUND"
+    cause = "No key has this alias or address."
+    remedy = "Create or import the key, or correct the alias."
+
+
+class AliasInvalidError(KeyguardError):
+    """The alias is not a name."""
+
+    code = "KEYGUARD_ALIAS_INVALID"
+    cause = "An alias is 1 to 64 letters, digits and . _ : / - and must not look like an address."
+    remedy = "Choose another alias."
+
+
+class AliasTakenError(KeyguardError):
+    """Another key has this alias."""
+
+    code = "KEYGUARD_ALIAS_TAKEN"
+    cause = "Another key has this alias."
+    remedy = "Choose another alias, or use the key that has it."
+
+
+class KeyExistsError(KeyguardError):
+    """The imported key is here already."""
+
+    code = "KEYGUARD_KEY_EXISTS"
+    cause = "This key is here already, perhaps under another alias."
+    remedy = "Use the key that is here; the message names its address."
+
+
+class SecretInvalidError(KeyguardError):
+    """What was to be imported is no private key."""
+
+    code = "KEYGUARD_SECRET_INVALID"
+    cause = "A private key is 32 bytes, more than 0 and less than the order of secp256k1."
+    remedy = "Check where the key comes from; it was not stored."
+
+
+class BackendUnknownError(KeyguardError):
+    """No backend has this name."""
+
+    code = "KEYGUARD_BACKEND_UNKNOWN"
+    cause = "No backend has this name."
+    remedy = "Use one of the names in the message."
+
+
+class KeyNotActiveError(KeyguardError):
+    """The key is suspended."""
+
+    code = "KEYGUARD_KEY_SUSPENDED"
+    cause = "The key is suspended and signs nothing."
+    remedy = "Find out why it was suspended (the key's page and the log say so) before anything else."
+    disposition = Disposition.PARK
+
+
+class IdempotencyConflictError(KeyguardError):
+    """The idempotency key was used for another payload (409)."""
+
+    code = "KEYGUARD_IDEMPOTENCY_KEY_REUSED"
+    cause = "This idempotency key was used for another payload or key."
+    remedy = "Use a new idempotency key for a new signature."
+
+
+class FloorError(KeyguardError):
+    """The request breaks a rule that no configuration can lift. `field` names the offending field."""
+
+    code = "KEYGUARD_FLOOR"
+    cause = "The request breaks a rule that nothing can lift."
+    remedy = "Correct the request."
+
+    def __init__(self, field: str, message: str = "") -> None:
+        super().__init__(f"{field}: {message or self.cause}")
+        self.field = field
+
+
+class ChainIdError(FloorError):
+    """Without a chain id the signature would be valid on every chain."""
+
+    code = "KEYGUARD_CHAIN_ID"
+    cause = "A chain id is required, an integer above 0: without one the signature is valid on every chain."
+    remedy = "Set chainId."
+
+
+class TransactionTypeError(FloorError):
+    """Only legacy (EIP-155) and type 2 (EIP-1559) transactions are signed."""
+
+    code = "KEYGUARD_TRANSACTION_TYPE"
+    cause = "Only legacy (EIP-155) and type 2 (EIP-1559) transactions are signed."
+    remedy = "Use one of the two."
+
+
+class AuthorizationRefusedError(FloorError):
+    """EIP-7702 would hand the whole account to a contract."""
+
+    code = "KEYGUARD_AUTHORIZATION_REFUSED"
+    cause = "EIP-7702 authorisations are refused: they hand the account to a contract."
+    remedy = "Send an ordinary transaction."
+
+
+class BlobRefusedError(FloorError):
+    """Blob transactions are not signed."""
+
+    code = "KEYGUARD_BLOB_REFUSED"
+    cause = "Blob transactions (EIP-4844) are refused."
+    remedy = "Send an ordinary transaction."
+
+
+class FieldUnknownError(FloorError):
+    """A field that would not be part of what is signed."""
+
+    code = "KEYGUARD_FIELD_UNKNOWN"
+    cause = "This field is not part of the transaction's type and would be dropped in silence."
+    remedy = "Remove the field."
+
+
+class FieldMissingError(FloorError):
+    """A field without which the transaction is not what the caller means."""
+
+    code = "KEYGUARD_FIELD_MISSING"
+    cause = "This field is required."
+    remedy = "Set the field."
+
+
+class FieldInvalidError(FloorError):
+    """A field of the wrong type or out of bounds."""
+
+    code = "KEYGUARD_FIELD_INVALID"
+    cause = "The value has the wrong type or is out of bounds."
+    remedy = "Correct the value."
+
+
+class AddressInvalidError(FloorError):
+    """Not an address, or its checksum is wrong."""
+
+    code = "KEYGUARD_ADDRESS_INVALID"
+    cause = "An address is 0x and 40 hex digits, all lower-case or with the right EIP-55 checksum."
+    remedy = "Correct the address."
+
+
+class SenderMismatchError(FloorError):
+    """`from` is not the address of the signing key."""
+
+    code = "KEYGUARD_SENDER_MISMATCH"
+    cause = "The sender is not the address of the signing key."
+    remedy = "Sign with the sender's key."
+
+
+class FeesInvalidError(FloorError):
+    """Fees that no node would accept."""
+
+    code = "KEYGUARD_FEES_INVALID"
+    cause = "The priority fee exceeds the maximum fee, or value and fees exceed 2^256 - 1."
+    remedy = "Quote the fees again."
+
+
+class DataTooLargeError(FloorError):
+    """More data than a node takes."""
+
+    code = "KEYGUARD_DATA_TOO_LARGE"
+    cause = "Call data is limited to 128 KiB, a contract's init code to 48 KiB (EIP-3860)."
+    remedy = "Split the call."
+
+
+class KekError(KeyguardError):
+    """The key encryption key cannot be used. No key signs until an operator has acted."""
+
+    code = "KEYGUARD_KEK"
+    cause = "The key encryption key cannot be used."
+    remedy = "Set KEYGUARD_KEK."
+    disposition = Disposition.PARK
+
+
+class KekMissingError(KekError):
+    """KEYGUARD_KEK is not set."""
+
+    code = "KEYGUARD_KEK_MISSING"
+    cause = "KEYGUARD_KEK is not set."
+    remedy = "Set KEYGUARD_KEK (32 bytes in base64) or KEYGUARD_KEK_FILE and restart."
+
+
+class KekMalformedError(KekError):
+    """KEYGUARD_KEK is not 32 bytes in base64."""
+
+    code = "KEYGUARD_KEK_MALFORMED"
+    cause = "KEYGUARD_KEK is not 32 bytes in base64."
+    remedy = "Make one with: python -c 'import base64, os; print(base64.b64encode(os.urandom(32)).decode())'"
+
+
+class KekMismatchError(KekError):
+    """KEYGUARD_KEK is not the one the keys were stored under."""
+
+    code = "KEYGUARD_KEK_MISMATCH"
+    cause = "KEYGUARD_KEK is not the key that the stored keys were encrypted under."
+    remedy = "Restore the KEYGUARD_KEK that belongs to this database and restart. No key was harmed."
+
+
+class MaterialTamperedError(KeyguardError):
+    """The stored key does not open: its row was altered. The key is suspended."""
+
+    code = "KEYGUARD_MATERIAL_TAMPERED"
+    cause = "The stored key does not open: its row was altered, moved or damaged. The key is suspended."
+    remedy = (
+        "Treat it as an attack: keep the database, compare it with a backup, move the roles to a new key."
+    )
+    disposition = Disposition.PARK
+
+
+class SignatureInvalidError(KeyguardError):
+    """The backend's signature is not one of the pinned key over this payload. The key is suspended."""
+
+    code = "KEYGUARD_SIGNATURE_INVALID"
+    cause = (
+        "The backend's answer is not a signature of the pinned key over this payload. The key is suspended."
+    )
+    remedy = "Treat it as a fault attack or a mixed-up backend: examine the backend before it is used again."
+    disposition = Disposition.PARK
+
+
+class SigningDeniedError(KeyguardError):
+    """Something unforeseen happened while signing, so the request is denied."""
+
+    code = "KEYGUARD_DENIED"
+    cause = "Something unforeseen happened while signing; the request is denied."
+    remedy = "The log names the exception's type. Report it."

@@ -1,0 +1,106 @@
+"""Making, importing, finding and suspending keys. The only module that changes a key's state."""
+
+import re
+from collections.abc import Callable
+from uuid import UUID
+
+import structlog
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+
+from keyguard import curve
+from keyguard.backends import backend_of
+from keyguard.errors import (
+    AddressInvalidError,
+    AliasInvalidError,
+    AliasTakenError,
+    KeyExistsError,
+    KeyNotFoundError,
+    SecretInvalidError,
+)
+from keyguard.floor import checked_address
+from keyguard.models import Key
+from keyguard.states import KEY_TRANSITIONS, KeyState, before
+
+log = structlog.get_logger("keyguard")
+
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}", re.ASCII)
+
+
+def create_key(alias: str, backend: str = "database") -> Key:
+    """Make a new key in a backend and return its row.
+
+    Raises AliasInvalidError, AliasTakenError, BackendUnknownError or a KekError; nothing is stored then.
+    """
+    store = backend_of(backend)
+    return _add(alias, lambda: store.generate(alias))
+
+
+def import_key(alias: str, secret: bytes | bytearray, backend: str = "database") -> Key:
+    """Take an existing private key over and return its row.
+
+    secret: 32 bytes. A bytearray is wiped, whatever happens; bytes cannot be, so prefer the former.
+    Raises SecretInvalidError (0, not below n, not 32 bytes), KeyExistsError, and what `create_key` raises.
+    """
+    buffer = secret if isinstance(secret, bytearray) else bytearray(secret)
+    del secret  # an error report would show this frame's variables
+    try:
+        if not curve.is_secret(buffer):
+            raise SecretInvalidError
+        _refuse_known_address(curve.address_of(curve.public_key(buffer)))
+        store = backend_of(backend)
+        return _add(alias, lambda: store.adopt(alias, buffer))
+    finally:
+        curve.wipe(buffer)
+
+
+def find_key(alias_or_address: str) -> Key:
+    """Return the key that has this alias or address. Raises KeyNotFoundError."""
+    try:
+        where = Q(address=checked_address(alias_or_address, "address"))
+    except AddressInvalidError:
+        where = Q(alias=alias_or_address)
+    key = Key.objects.filter(where).first()
+    if key is None:
+        raise KeyNotFoundError(f"no key has the alias or address {alias_or_address[:64]!r}")
+    return key
+
+
+def suspend_key(key_id: UUID, reason: str) -> bool:
+    """Suspend an active key; say whether this call did it. reason: an error's code.
+
+    Conditional, so that the first reason stays.
+    """
+    earlier = before(KeyState.SUSPENDED, KEY_TRANSITIONS)
+    suspended = Key.objects.filter(pk=key_id, state__in=earlier).update(
+        state=KeyState.SUSPENDED, state_reason=reason
+    )
+    if suspended:
+        log.error("key_suspended", key=str(key_id), reason=reason)
+    return bool(suspended)
+
+
+def _add(alias: str, store: Callable[[], Key]) -> Key:
+    if not _ALIAS.fullmatch(alias) or alias.lower().startswith("0x"):
+        raise AliasInvalidError
+    try:
+        with transaction.atomic():
+            key = store()
+    except IntegrityError:  # the constraints decide; two callers may have looked at the same moment
+        if Key.objects.filter(alias=alias).exists():
+            raise AliasTakenError(f"another key has the alias {alias}") from None
+        raise KeyExistsError from None
+    log.info(
+        "key_added",
+        key=str(key.id),
+        address=key.address,
+        alias=alias,
+        origin=str(key.origin),
+        backend=key.backend,
+    )
+    return key
+
+
+def _refuse_known_address(address: str) -> None:
+    if Key.objects.filter(address=address).exists():
+        raise KeyExistsError(f"the key of {address} is here already")

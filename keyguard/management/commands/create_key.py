@@ -1,0 +1,27 @@
+"""Make a key."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from keyguard.errors import KeyguardError
+from keyguard.keys import create_key
+
+
+class Command(BaseCommand):
+    """`manage.py create_key --alias S [--backend database]`."""
+
+    help = "Makes a key and prints its address."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--alias", required=True, help="the name by which workflows and people call the key"
+        )
+        parser.add_argument("--backend", default="database", help="where the key lives (default: database)")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            key = create_key(options["alias"], options["backend"])
+        except KeyguardError as error:
+            raise CommandError(f"{error.code}: {error} {error.remedy}") from None
+        self.stdout.write(key.address)

@@ -1,0 +1,123 @@
+"""Keys, their encrypted material and a record of every signature.
+
+Upholds, in the database: one key per address and per alias; material is only ever added; one signature per
+idempotency key; a finished signing record never changes and is never deleted (triggers in the migrations).
+"""
+
+import uuid
+
+from django.db import models
+from django.db.models import Q
+
+from keyguard.fields import Uint256Field
+from keyguard.states import KekState, KeyState, Origin, RecordKind, RecordState
+
+
+class Kek(models.Model):
+    """A key encryption key, which is kept elsewhere. `kcv` tells whether the one at hand is the right one."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    provider = models.CharField(max_length=20)
+    kcv = models.CharField("check value", max_length=16)
+    state = models.CharField(max_length=12, choices=KekState, default=KekState.ACTIVE)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name = "key encryption key"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["provider"], condition=Q(state="ACTIVE"), name="keyguard_kek_active_provider_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.provider} {self.kcv}"
+
+
+class Key(models.Model):
+    """A signing key. Its address and public key are pinned: every signature is checked against them."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    alias = models.CharField(max_length=64)
+    address = models.CharField(max_length=42)
+    public_key = models.BinaryField(max_length=65)
+    backend = models.CharField(max_length=20)
+    origin = models.CharField(max_length=10, choices=Origin)
+    state = models.CharField(max_length=10, choices=KeyState, default=KeyState.ACTIVE)
+    state_reason = models.CharField(max_length=64, blank=True)  # an error's code
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["alias"]
+        constraints = [
+            models.UniqueConstraint(fields=["alias"], name="keyguard_key_alias_unique"),
+            models.UniqueConstraint(fields=["address"], name="keyguard_key_address_unique"),
+            models.CheckConstraint(condition=Q(state__in=KeyState.values), name="keyguard_key_state_valid"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.alias} ({self.address})"
+
+
+class KeyMaterial(models.Model):
+    """An encrypted private key. The row with the highest `seq` counts; rows are never changed or deleted."""
+
+    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="material")
+    seq = models.PositiveIntegerField(default=1)
+    kek = models.ForeignKey(Kek, on_delete=models.PROTECT)
+    wrapped_dek = models.BinaryField()
+    dek_nonce = models.BinaryField(max_length=12)
+    nonce = models.BinaryField(max_length=12)
+    ciphertext = models.BinaryField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name_plural = "key material"
+        constraints = [
+            models.UniqueConstraint(fields=["key", "seq"], name="keyguard_keymaterial_key_seq_unique")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key_id} #{self.seq}"
+
+
+class SigningRecord(models.Model):
+    """What a key was asked to sign, and the answer, so that the same question gets the same answer."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    idempotency_key = models.CharField(max_length=255)
+    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="records")
+    kind = models.CharField(max_length=12, choices=RecordKind)
+    state = models.CharField(max_length=8, choices=RecordState)
+    payload_hash = models.CharField(max_length=66, blank=True)  # empty: refused before there was a payload
+    digest = models.CharField(max_length=66, blank=True)
+    chain_id = models.BigIntegerField(null=True)
+    to = models.CharField(max_length=42, blank=True)  # empty: a contract was created, or a message
+    value = Uint256Field(null=True)
+    nonce = Uint256Field(null=True)
+    signature = models.BinaryField(null=True)
+    raw = models.BinaryField(default=b"")  # empty for a message
+    hash = models.CharField(max_length=66, blank=True, db_index=True)
+    error = models.CharField(max_length=64, blank=True)  # an error's code
+    created_at = models.DateTimeField(auto_now_add=True, db_index=True)
+    signed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            # A refusal doesn't use up its idempotency key: no signature was made under it.
+            models.UniqueConstraint(
+                fields=["idempotency_key"],
+                condition=~Q(state="REFUSED"),
+                name="keyguard_signingrecord_idempotency_key_unique",
+            ),
+            models.CheckConstraint(
+                condition=Q(state="SIGNED", signature__isnull=False, signed_at__isnull=False, error="")
+                | Q(state="INTENT", signature__isnull=True, error="")
+                | Q(state="REFUSED", signature__isnull=True) & ~Q(error=""),
+                name="keyguard_signingrecord_state_fits",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.idempotency_key} {self.state}"

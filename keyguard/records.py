@@ -1,0 +1,123 @@
+"""The records of signing: an intent before, the answer after, refusals beside. Only this module writes them.
+
+Upholds: the unique idempotency key decides who signs. Whoever inserts the intent does; the others wait for that
+transaction on the constraint and read its answer.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import connection
+from django.utils import timezone
+
+from keyguard.curve import checksummed
+from keyguard.errors import IdempotencyConflictError, SigningDeniedError
+from keyguard.jobs import Job, MessageRequest, SigningRequest
+from keyguard.models import Key, SigningRecord
+from keyguard.states import RecordKind, RecordState
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A signature that has passed every check."""
+
+    signature: bytes = field(repr=False)  # r, s, recovery id
+    raw: bytes = field(repr=False)  # empty for a message
+    hash: str
+
+
+def reserve(jobs: Iterable[Job]) -> tuple[dict[str, Answer], list[tuple[SigningRecord, Job]]]:
+    """Insert the intents; return the answers given before, by idempotency key, and the intents that are ours.
+
+    Raises IdempotencyConflictError when an idempotency key was used for something else.
+    """
+    # In the order of the keys: two batches that share some would otherwise wait for each other for ever.
+    by_key = dict(sorted(_unique(jobs).items()))
+    intents = {key: _intent(job) for key, job in by_key.items()}
+    SigningRecord.objects.bulk_create(intents.values(), ignore_conflicts=True)
+    stored = SigningRecord.objects.filter(idempotency_key__in=list(by_key)).exclude(state=RecordState.REFUSED)
+    answers: dict[str, Answer] = {}
+    fresh: list[tuple[SigningRecord, Job]] = []
+    for record in stored:
+        job = by_key[record.idempotency_key]
+        if record.payload_hash != job.payload_hash:
+            raise IdempotencyConflictError(f"{job.idempotency_key}: used for another payload or key")
+        if record.pk == intents[job.idempotency_key].pk:
+            fresh.append((record, job))
+        else:
+            answers[job.idempotency_key] = _answer(record)
+    return answers, fresh
+
+
+def conclude(signed: Sequence[tuple[SigningRecord, Answer]]) -> None:
+    """Write the answers beside their intents, in one statement. An intent that is not there denies the batch."""
+    if not signed:
+        return
+    adapt = SigningRecord._meta.pk.get_db_prep_value
+    values: list[Any] = []
+    for record, answer in signed:
+        values += [adapt(record.pk, connection), answer.signature, answer.raw, answer.hash]
+    rows = ", ".join(["(%s, %s, %s, %s)"] * len(signed))
+    now = connection.ops.adapt_datetimefield_value(timezone.now())
+    with connection.cursor() as cursor:
+        # Both databases name the columns of VALUES column1, column2, ...; bulk_update would build 300 CASE branches.
+        cursor.execute(
+            "UPDATE keyguard_signingrecord SET state = 'SIGNED', signature = answer.column2, raw = answer.column3,"  # noqa: S608 - only placeholders
+            f" hash = answer.column4, signed_at = %s FROM (VALUES {rows}) AS answer"
+            " WHERE id = answer.column1 AND state = 'INTENT'",
+            [now, *values],
+        )
+        if cursor.rowcount != len(signed):
+            raise SigningDeniedError("an intent is missing; nothing was signed")
+
+
+def refused_request(request: SigningRequest | MessageRequest, key: Key, code: str) -> SigningRecord:
+    """Return the record of a request that did not pass the floor; nothing in it can be relied on but the key."""
+    transaction = isinstance(request, SigningRequest)
+    return SigningRecord(
+        idempotency_key=str(request.idempotency_key)[:255],
+        key=key,
+        kind=RecordKind.TRANSACTION if transaction else RecordKind.MESSAGE,
+        state=RecordState.REFUSED,
+        error=code,
+    )
+
+
+def refused_job(job: Job, code: str) -> SigningRecord:
+    """Return the record of a job that was refused after the floor."""
+    record = _intent(job)
+    record.state, record.error = RecordState.REFUSED, code
+    return record
+
+
+def _unique(jobs: Iterable[Job]) -> dict[str, Job]:
+    unique: dict[str, Job] = {}
+    for job in jobs:
+        if unique.setdefault(job.idempotency_key, job).payload_hash != job.payload_hash:
+            raise IdempotencyConflictError(
+                f"{job.idempotency_key}: twice in this batch, with different payloads"
+            )
+    return unique
+
+
+def _intent(job: Job) -> SigningRecord:
+    facts = job.transaction
+    return SigningRecord(
+        idempotency_key=job.idempotency_key,
+        key=job.key,
+        kind=job.kind,
+        state=RecordState.INTENT,
+        payload_hash=job.payload_hash,
+        digest=f"0x{job.digest.hex()}",
+        chain_id=facts.chain_id if facts else None,
+        to=checksummed(f"0x{facts.to.hex()}") if facts and facts.to else "",
+        value=facts.value if facts else None,
+        nonce=facts.nonce if facts else None,
+    )
+
+
+def _answer(record: SigningRecord) -> Answer:
+    if record.state != RecordState.SIGNED or record.signature is None:
+        raise SigningDeniedError(f"{record.idempotency_key}: another caller has not finished")
+    return Answer(bytes(record.signature), bytes(record.raw), record.hash)

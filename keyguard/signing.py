@@ -1,0 +1,185 @@
+"""Signing, on one path for every backend.
+
+Decode and check against the hard floor, record the intent, let the backend sign, lower s, recover and compare with the
+pinned public key, take the raw transaction apart again and compare it with the request, record the answer, return it.
+
+Upholds: one signature per idempotency key, however many ask at once; no signature leaves without a committed record;
+a batch is signed whole or not at all; a key whose material or signature is wrong is suspended, and stays so although
+the batch is rolled back. Anything unforeseen means *denied*.
+Does not ask who the caller is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from django.db import Error as DatabaseError
+from django.db import transaction
+
+from keyguard import curve, ethereum
+from keyguard.backends import backend_of
+from keyguard.errors import (
+    FloorError,
+    KekError,
+    KeyguardError,
+    KeyNotActiveError,
+    KeyNotFoundError,
+    MaterialTamperedError,
+    SignatureInvalidError,
+    SigningDeniedError,
+)
+from keyguard.floor import checked_address
+from keyguard.jobs import Job, MessageRequest, SigningRequest, prepare
+from keyguard.keys import suspend_key
+from keyguard.models import Key, SigningRecord
+from keyguard.records import Answer, conclude, refused_job, refused_request, reserve
+
+log = structlog.get_logger("keyguard")
+
+_SUSPENDING = (MaterialTamperedError, SignatureInvalidError)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedTransaction:
+    """A signed transaction, ready to be sent."""
+
+    idempotency_key: str
+    address: str
+    raw: bytes = field(repr=False)
+    hash: str
+    signature: bytes = field(repr=False)  # r, s, recovery id
+
+
+class _RefusedError(Exception):
+    """Carries a refusal out of the transaction that it rolls back, so that it can be recorded afterwards."""
+
+    def __init__(self, error: KeyguardError, key: Key, records: Sequence[SigningRecord]) -> None:
+        super().__init__(error.code)
+        self.error, self.key, self.records = error, key, records
+
+
+def sign_transactions(requests: Sequence[SigningRequest]) -> list[SignedTransaction]:
+    """Sign transactions, all or none, and return them in the order asked.
+
+    The same idempotency key with the same transaction gives the first answer again; a signature is made once.
+    Raises a KeyguardError, whose disposition says what may be done: FloorError, KeyNotFoundError, KeyNotActiveError,
+    IdempotencyConflictError, KekError, MaterialTamperedError, SignatureInvalidError or SigningDeniedError. Nothing was
+    signed then. Errors of the database pass as they are and may be retried with the same idempotency keys.
+    Must not be called inside a transaction: a rollback would forget signatures that the caller has seen.
+    """
+    answers = _sign(requests)
+    return [
+        SignedTransaction(request.idempotency_key, request.address, answer.raw, answer.hash, answer.signature)
+        for request, answer in zip(requests, answers, strict=True)
+    ]
+
+
+def sign_message(address: str, message: bytes, idempotency_key: str) -> bytes:
+    """Sign a message with the prefix of EIP-191 and return 65 bytes: r, s, v (27 or 28).
+
+    The prefix is put before `message` here, so that no message can be a transaction. Raises what `sign_transactions`
+    raises, and like it must not be called inside a transaction.
+    """
+    (answer,) = _sign([MessageRequest(idempotency_key, address, message)])
+    return answer.signature[:64] + bytes([answer.signature[64] + 27])
+
+
+def _sign(requests: Sequence[SigningRequest] | Sequence[MessageRequest]) -> list[Answer]:
+    if not requests:
+        return []
+    try:
+        # durable: refuses to run inside the caller's transaction, see sign_transactions.
+        with transaction.atomic(durable=True):
+            answers = _answers(_jobs(requests))
+    except _RefusedError as refusal:
+        _record(refusal)
+        raise refusal.error from None
+    log.info("signed", count=len(requests), keys=sorted({request.address for request in requests}))
+    return [answers[request.idempotency_key] for request in requests]
+
+
+def _jobs(requests: Sequence[SigningRequest] | Sequence[MessageRequest]) -> list[Job]:
+    keys = _load_keys({checked_address(request.address, "address") for request in requests})
+    jobs = []
+    for request in requests:
+        key = keys[request.address.lower()]
+        try:
+            jobs.append(prepare(request, key))
+        except FloorError as error:
+            raise _RefusedError(error, key, [refused_request(request, key, error.code)]) from None
+        except KeyNotActiveError as error:
+            raise _RefusedError(
+                error, key, []
+            ) from None  # no record: a loop that keeps asking would fill the table
+    return jobs
+
+
+def _load_keys(addresses: set[str]) -> dict[str, Key]:
+    keys = {key.address.lower(): key for key in Key.objects.filter(address__in=addresses)}
+    for address in addresses:
+        if address.lower() not in keys:
+            raise KeyNotFoundError(f"no key has the address {address}")
+    return keys
+
+
+def _answers(jobs: Sequence[Job]) -> dict[str, Answer]:
+    answers, fresh = reserve(jobs)
+    by_key: dict[Key, list[tuple[SigningRecord, Job]]] = {}
+    for record, job in fresh:
+        by_key.setdefault(job.key, []).append((record, job))
+    signed = []
+    for key, ours in by_key.items():
+        for (record, job), answer in zip(ours, _sign_with(key, [job for _, job in ours]), strict=True):
+            signed.append((record, answer))
+            answers[job.idempotency_key] = answer
+    conclude(signed)
+    return answers
+
+
+def _sign_with(key: Key, jobs: Sequence[Job]) -> list[Answer]:
+    """Let the key's backend sign, and trust nothing it says."""
+    try:
+        signatures = backend_of(key.backend).sign(key, [job.digest for job in jobs])
+        if len(signatures) != len(jobs):
+            raise SignatureInvalidError("the backend answered with another number of signatures")
+        public_key = bytes(key.public_key)
+        return [
+            _verified(job, signature, public_key) for job, signature in zip(jobs, signatures, strict=True)
+        ]
+    except KekError as error:
+        raise _RefusedError(error, key, []) from None  # no fault of the request: no record
+    except KeyguardError as error:
+        raise _RefusedError(error, key, [refused_job(job, error.code) for job in jobs]) from None
+    except DatabaseError:
+        raise
+    except Exception as error:  # noqa: BLE001 - unknown means denied
+        # The text of an unknown exception may hold anything; its type says enough.
+        log.error("signing_denied", key=key.address, exception=type(error).__name__)  # noqa: TRY400
+        denied = SigningDeniedError()
+        raise _RefusedError(denied, key, [refused_job(job, denied.code) for job in jobs]) from None
+
+
+def _verified(job: Job, signature: bytes, public_key: bytes) -> Answer:
+    """Return the answer when the signature is the pinned key's over this payload, and the raw bytes say what was asked."""
+    try:
+        signature = curve.low_s(signature)
+        if curve.recover(signature, job.digest) != public_key:
+            raise ValueError("recovers to another key")
+        if job.transaction is None:
+            return Answer(signature, b"", "")
+        raw = job.transaction.signed(signature)
+        if ethereum.decode_signed(raw) != (job.transaction, signature):
+            raise ValueError("the raw transaction is not what was asked")
+    except ValueError as error:
+        raise SignatureInvalidError(f"{job.idempotency_key}: {error}; the key is suspended") from None
+    return Answer(signature, raw, f"0x{ethereum.digest(raw).hex()}")
+
+
+def _record(refusal: _RefusedError) -> None:
+    """Commit what must outlive the rolled-back batch: the suspension and the refusals."""
+    error, key = refusal.error, refusal.key
+    with transaction.atomic(durable=True):
+        if isinstance(error, _SUSPENDING):
+            suspend_key(key.pk, error.code)
+        SigningRecord.objects.bulk_create(refusal.records)
+    log.warning("signing_refused", key=key.address, code=error.code, requests=len(refusal.records))
