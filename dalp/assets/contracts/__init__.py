@@ -1,0 +1,1 @@
+"""Compliance modules of our own, in Vyper, with their compiled artifacts."""

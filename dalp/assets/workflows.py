@@ -1,0 +1,7 @@
+"""The workflows of this app: importing them registers them."""
+
+from dalp.assets.bootstrap import BootstrapPlatform
+from dalp.assets.investors import RegisterInvestor
+from dalp.assets.issuance import IssueAsset
+
+__all__ = ["BootstrapPlatform", "IssueAsset", "RegisterInvestor"]
