@@ -14,6 +14,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.template.loader import render_to_string
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
@@ -53,6 +54,12 @@ STATE_COLOURS = {
     "DONE": "success",
     "RESOLVED": "success",
 }
+
+
+def badge(state: str) -> str:
+    """Return a state as a coloured label."""
+    context = {"text": state, "variant": STATE_COLOURS.get(state, "default")}
+    return render_to_string("unfold/helpers/label.html", context)
 
 
 def code_block(value: Any) -> str:
@@ -103,17 +110,17 @@ class ReadOnly:
         return False
 
 
-class Rows(ReadOnly, TabularInline):
+class Rows(ReadOnly, TabularInline):  # type: ignore[misc]
     """The rows of a run, below it."""
 
     extra = 0
     tab = False
     hide_title = True
 
-    @display(description="State", label=STATE_COLOURS)
+    @display(description="State")
     def shown_state(self, row: Any) -> str:
         """Return the state, coloured."""
-        return str(row.state)
+        return badge(row.state)
 
     @display(description="Error")
     def shown_error(self, row: Any) -> str:
@@ -195,7 +202,7 @@ class EventRows(Rows):
 
 
 @admin.register(Run)
-class RunAdmin(ReadOnly, ModelAdmin):
+class RunAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     """Runs: state, what each waits for, its steps and history."""
 
     list_display = ("shown_run", "shown_state", "shown_wait", "shown_error", "shown_age", "created_at")
@@ -252,15 +259,20 @@ class RunAdmin(ReadOnly, ModelAdmin):
         """Return the workflow and the id."""
         return format_html("{}<br><code class='text-xs'>{}</code>", run.workflow, run.pk)
 
-    @display(description="State", ordering="state", label=STATE_COLOURS)
+    @display(description="State", ordering="state")
     def shown_state(self, run: Run) -> str:
         """Return the state, coloured."""
-        return run.state
+        return badge(run.state)
 
     @display(description="Waits for")
     def shown_wait(self, run: Run) -> str:
-        """Return what it waits for, as a sentence."""
-        return waits_for(run)
+        """Return what it waits for, as a sentence; where a person must decide, a link to the decision."""
+        letter = next(
+            (letter for letter in run.dead_letters.all() if letter.state == DeadLetterState.OPEN), None
+        )
+        return (
+            link("admin:workflows_deadletter_change", letter.pk, waits_for(run)) if letter else waits_for(run)
+        )
 
     @display(description="Error")
     def shown_error(self, run: Run) -> str:
@@ -308,7 +320,7 @@ class ReasonForm(forms.Form):
 
 
 @admin.register(DeadLetter)
-class DeadLetterAdmin(ReadOnly, ModelAdmin):
+class DeadLetterAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     """Runs that cannot go on without a person."""
 
     list_display = ("shown_letter", "shown_state", "reason", "shown_error", "created_at", "resolved_by")
@@ -332,10 +344,10 @@ class DeadLetterAdmin(ReadOnly, ModelAdmin):
         """Return workflow and step."""
         return f"{letter.run.workflow}, {letter.operation_id}"
 
-    @display(description="State", ordering="state", label=STATE_COLOURS)
+    @display(description="State", ordering="state")
     def shown_state(self, letter: DeadLetter) -> str:
         """Return the state, coloured."""
-        return letter.state
+        return badge(letter.state)
 
     @display(description="Error")
     def shown_error(self, letter: DeadLetter) -> str:
@@ -383,7 +395,7 @@ class DeadLetterAdmin(ReadOnly, ModelAdmin):
 
 
 @admin.register(ObjectKey)
-class ObjectKeyAdmin(ReadOnly, ModelAdmin):
+class ObjectKeyAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     """Virtual objects: which run holds each, and who waits behind it."""
 
     list_display = ("key", "shown_holder", "shown_queue")

@@ -24,7 +24,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from types import UnionType
-from typing import Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -145,6 +156,12 @@ class Step:
         self.verifier = body
         return body
 
+    @overload
+    def undo(self, body: F) -> F: ...
+
+    @overload
+    def undo(self, *, effect: Effect = "idempotent", retry: Retry | None = None) -> Callable[[F], F]: ...
+
     def undo(
         self, body: Body | None = None, *, effect: Effect = "idempotent", retry: Retry | None = None
     ) -> Any:
@@ -155,6 +172,16 @@ class Step:
             return method
 
         return mark(body) if body is not None else mark
+
+
+@overload
+def step(body: Body) -> Step: ...
+
+
+@overload
+def step(
+    *, effect: Effect = "idempotent", retry: Retry | None = None, queue: str | None = None
+) -> Callable[[Body], Step]: ...
 
 
 def step(

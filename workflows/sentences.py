@@ -32,7 +32,8 @@ def _for_a_person(letters: list[DeadLetter]) -> str:
     for letter in letters:
         if letter.state == DeadLetterState.OPEN:
             reason = str(letter.get_reason_display()).replace("_", " ").lower()
-            return f"a person: {letter.operation_id}, {reason}"
+            code = (letter.error or {}).get("code", "")
+            return f"a person: {letter.operation_id}, {reason}" + (f" ({code})" if code else "")
     return "a person"
 
 
