@@ -54,7 +54,8 @@ class Crashpoints:
     @staticmethod
     def _strike(fault: _Fault) -> None:
         if fault.action == "stop":
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this thread: sent to the process, another thread may take it and this one runs on for a moment.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         else:
             os._exit(137)
 

@@ -131,7 +131,8 @@ def freeze_and_replace(live: Live, stopped_by: str, **env: str) -> Run:
     """Freeze a worker after a step's code and before its record, let another finish the run, thaw the first."""
     settings = {**QUICK, **env}
     frozen = live.start_worker(fault="engine.before_record=stop", env=settings)
-    run = Ledger.start(SampleInput())
+    # Not a transactional step: frozen inside its transaction, SQLite's one writer would stop everybody.
+    run = Outside.start(SampleInput(outside=str(live.directory / "outside")))
     live.wait_until(lambda: frozen.stopped, 20, what="the worker freezes")
     live.redis.client().flushall()
     live.start_worker(env=settings)
@@ -144,7 +145,7 @@ def freeze_and_replace(live: Live, stopped_by: str, **env: str) -> Run:
 @pytest.mark.case("E8")
 def test_worker_frozen_beyond_its_lease_writes_nothing_when_it_wakes(live: Live) -> None:
     run = freeze_and_replace(live, "fenced")
-    assert effects(run) == each_step_once(run)
+    assert run.events.filter(kind="step_succeeded").count() == 1
     assert Run.objects.get(pk=run.pk).history_seq == run.history_seq
     assert list(verify_history()) == []
 
@@ -157,7 +158,7 @@ def test_without_the_epoch_check_the_stale_worker_gets_through_to_the_last_line(
     """
     run = freeze_and_replace(live, "IntegrityError", **NO_FENCE)
     assert not any("fenced" in process.output() for process in live.processes)
-    assert effects(run) == each_step_once(run)
+    assert run.events.filter(kind="step_succeeded").count() == 1
 
 
 @pytest.mark.case("E10")
