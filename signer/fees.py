@@ -1,0 +1,103 @@
+"""What a transaction offers for gas: the first quote, and what a node must accept in its place.
+
+Pure arithmetic in wei per gas; no float. On a chain without EIP-1559 both fields hold the gas price.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median_low
+from typing import Any, Literal
+
+Speed = Literal["economy", "standard", "fast"]
+
+# The percentiles of tips asked of eth_feeHistory, one per speed.
+PERCENTILES: dict[Speed, int] = {"economy": 10, "standard": 50, "fast": 90}
+HISTORY_BLOCKS = 10
+# What is offered where recent blocks hold no transaction to learn from.
+DEFAULT_TIP_WEI = 1_000_000_000
+# A fee above this multiple of the market is taken for a mistake.
+MARKET_CEILING_FACTOR = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Fees:
+    """The most a transaction pays per gas, and how much of that goes to the block's proposer."""
+
+    max_fee_per_gas_wei: int
+    max_priority_fee_per_gas_wei: int
+
+    def covers(self, other: "Fees") -> bool:
+        return (
+            self.max_fee_per_gas_wei >= other.max_fee_per_gas_wei
+            and self.max_priority_fee_per_gas_wei >= other.max_priority_fee_per_gas_wei
+        )
+
+
+def quote(history: dict[str, Any], speed: Speed) -> Fees:
+    """Return the fees to offer now.
+
+    history: the result of eth_feeHistory over `HISTORY_BLOCKS` with `PERCENTILES`, hex text as the node sends it.
+    The cap of twice the next base fee plus the tip survives five full blocks in a row (1.125^5 = 1.80).
+    """
+    base_fee = int(history["baseFeePerGas"][-1], 16)
+    column = list(PERCENTILES).index(speed)
+    tips = [int(block[column], 16) for block in history.get("reward") or [] if len(block) > column]
+    tips = [tip for tip in tips if tip > 0]  # an empty block reports 0 and says nothing
+    tip = median_low(tips) if tips else DEFAULT_TIP_WEI
+    return Fees(2 * base_fee + tip, tip)
+
+
+def legacy_quote(gas_price: int, speed: Speed) -> Fees:
+    """Return the gas price to offer on a chain without a base fee; gas_price: the node's suggestion."""
+    percent = {"economy": 100, "standard": 110, "fast": 125}[speed]
+    price = max(1, -(-gas_price * percent // 100))
+    return Fees(price, price)
+
+
+def next_base_fee(history: dict[str, Any]) -> int:
+    return int(history["baseFeePerGas"][-1], 16)
+
+
+def ceiling(market: Fees, absolute_wei: int) -> Fees:
+    """Return the most that may be offered: five times the market, and never more than the chain's absolute cap."""
+    return Fees(
+        min(absolute_wei, MARKET_CEILING_FACTOR * market.max_fee_per_gas_wei),
+        min(absolute_wei, MARKET_CEILING_FACTOR * market.max_priority_fee_per_gas_wei),
+    )
+
+
+def within(fees: Fees, limit_wei: int) -> Fees:
+    """Return `fees` cut down to the absolute cap."""
+    return Fees(min(fees.max_fee_per_gas_wei, limit_wei), min(fees.max_priority_fee_per_gas_wei, limit_wei))
+
+
+def highest(offers: Sequence[Fees]) -> Fees:
+    """Return the highest of each field: a pool may hold any of the attempts, and each must be outbid."""
+    return Fees(
+        max(offer.max_fee_per_gas_wei for offer in offers),
+        max(offer.max_priority_fee_per_gas_wei for offer in offers),
+    )
+
+
+def raised(wei: int) -> int:
+    """Return at least 12.5 % more, rounded up and strictly greater."""
+    return max(-(-wei * 9 // 8), wei + 1)
+
+
+def replacement_fees(best: Fees, market: Fees, limit: Fees) -> Fees | None:
+    """Return fees that a node must accept in place of `best`, or None when the ceiling forbids it.
+
+    best, market, limit: wei per gas. `best` is the highest-priced attempt so far, not the latest estimate.
+    The result exceeds `best` by at least 12.5 % on tip and cap, rounded up; geth refuses less than 10 % on either.
+    Source: go-ethereum core/txpool/legacypool, PriceBump.
+    """
+    floor = Fees(raised(best.max_fee_per_gas_wei), raised(best.max_priority_fee_per_gas_wei))
+    if not limit.covers(floor):
+        return None
+    max_fee = max(floor.max_fee_per_gas_wei, min(market.max_fee_per_gas_wei, limit.max_fee_per_gas_wei))
+    tip = max(
+        floor.max_priority_fee_per_gas_wei,
+        min(market.max_priority_fee_per_gas_wei, limit.max_priority_fee_per_gas_wei),
+    )
+    # A tip above the cap is refused by every node; the floor's tip never is, being raised from a valid pair.
+    return Fees(max(max_fee, floor.max_priority_fee_per_gas_wei), min(tip, max_fee))

@@ -1,0 +1,92 @@
+"""What a lane must know of the chain before it acts, read in one batch and checked against what we registered."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from signer import fees
+from signer.errors import ChainMismatchError, RpcError, RpcTransportError
+from signer.fees import Fees, Speed
+from signer.models import Chain
+from signer.rpc import Call, Rpc, quantity
+from signer.states import FeeMarket
+
+
+@dataclass(frozen=True)
+class Market:
+    """One look at the chain, for one address."""
+
+    balance_wei: int
+    mined_nonces: int  # the address's transaction count in the latest block
+    pooled_nonces: int  # ... with what waits in the node's pool; a hint, never an allocator
+    block_gas_limit: int
+    base_fee_wei: int
+    quotes: dict[str, Fees]
+    ceiling_wei: int
+
+    def quote(self, speed: str) -> Fees:
+        """Return what to offer now, never above the chain's ceiling."""
+        return fees.within(self.quotes[speed], self.ceiling_wei)
+
+    def ceiling(self, speed: str) -> Fees:
+        return fees.ceiling(self.quotes[speed], self.ceiling_wei)
+
+
+def read_market(rpc: Rpc, chain: Chain, address: str, more: Sequence[Call] = ()) -> tuple[Market, list[Any]]:
+    """Return the market and the answers to `more` (results or RpcErrors), all from one batch.
+
+    Raises RpcError when any part of the market is missing, ChainMismatchError when the node serves another chain.
+    """
+    legacy = chain.fee_market == FeeMarket.LEGACY
+    price: Call = ("eth_gasPrice", []) if legacy else _fee_history()
+    calls: list[Call] = [
+        ("eth_chainId", []),
+        ("eth_getBlockByNumber", ["0x0", False]),
+        ("eth_getBlockByNumber", ["latest", False]),
+        ("eth_getBalance", [address, "latest"]),
+        ("eth_getTransactionCount", [address, "latest"]),
+        ("eth_getTransactionCount", [address, "pending"]),
+        price,
+    ]
+    answers = rpc.batch([*calls, *more])
+    own, rest = answers[: len(calls)], answers[len(calls) :]
+    for answer in own:
+        if isinstance(answer, RpcError):
+            raise answer
+    _check_identity(rpc, chain, own[0], own[1])
+    try:
+        return _market(chain, own, legacy), rest
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise RpcTransportError(f"{rpc.host} sent an answer of an unknown shape") from None
+
+
+def _fee_history() -> Call:
+    return ("eth_feeHistory", [hex(fees.HISTORY_BLOCKS), "latest", list(fees.PERCENTILES.values())])
+
+
+def _check_identity(rpc: Rpc, chain: Chain, chain_id: Any, genesis: Any) -> None:
+    """Refuse another chain: bytes signed for one may be valid there, and its nonces are not ours."""
+    if quantity(chain_id) != chain.pk:
+        raise ChainMismatchError(f"{rpc.host} serves chain {quantity(chain_id)}, not {chain.pk}")
+    if not genesis or genesis["hash"].lower() != chain.genesis_hash:
+        raise ChainMismatchError(
+            f"{rpc.host} has another genesis block than the one registered for chain {chain.pk}"
+        )
+
+
+def _market(chain: Chain, own: Sequence[Any], legacy: bool) -> Market:
+    latest, balance, mined, pooled, price = own[2:]
+    speeds: tuple[Speed, ...] = ("economy", "standard", "fast")
+    if legacy:
+        quotes: dict[str, Fees] = {speed: fees.legacy_quote(quantity(price), speed) for speed in speeds}
+    else:
+        quotes = {speed: fees.quote(price, speed) for speed in speeds}
+    return Market(
+        balance_wei=quantity(balance),
+        mined_nonces=quantity(mined),
+        pooled_nonces=quantity(pooled),
+        block_gas_limit=quantity(latest["gasLimit"]),
+        base_fee_wei=0 if legacy else fees.next_base_fee(price),
+        quotes=quotes,
+        ceiling_wei=chain.max_fee_per_gas_wei,
+    )

@@ -1,0 +1,249 @@
+"""The rows of the signer. The database refuses what the invariants forbid; Redis only says where to look.
+
+Upheld here: a nonce of a lane belongs to one transaction for ever; only what has a nonce is in flight; an attempt's
+bytes and hash never change and no attempt is ever deleted (triggers, see migration 0002).
+"""
+
+from urllib.parse import urlsplit
+
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from signer.fields import WeiField
+from signer.states import (
+    IN_FLIGHT,
+    WAITING,
+    AttemptState,
+    FeeMarket,
+    LaneState,
+    Purpose,
+    SubState,
+    TransactionKind,
+    TransactionState,
+)
+from workflows import Leased, uuid7
+
+# 500 gwei: far above any ordinary market, far below what empties an account.
+DEFAULT_FEE_CEILING_WEI = 500_000_000_000
+
+
+class Chain(Leased):
+    """An EVM network. The lease is its receipt watcher's: one process at a time reads receipts of a chain."""
+
+    chain_id = models.BigIntegerField(primary_key=True, validators=[MinValueValidator(1)])
+    name = models.CharField(max_length=100)
+    genesis_hash = models.CharField(max_length=66)
+    fee_market = models.CharField(max_length=10, choices=FeeMarket, default=FeeMarket.EIP1559)
+    confirmations = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)])
+    block_time_ms = models.PositiveIntegerField(default=12_000, validators=[MinValueValidator(1)])
+    max_in_flight = models.PositiveIntegerField(default=16, validators=[MinValueValidator(1)])
+    max_fee_per_gas_wei = WeiField(default=DEFAULT_FEE_CEILING_WEI)
+    head_number = models.BigIntegerField(null=True, blank=True)
+    head_seen_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.chain_id})"
+
+
+class Endpoint(models.Model):
+    """A node of a chain. The URL holds the provider's API key: only its host is ever shown."""
+
+    chain = models.ForeignKey(Chain, on_delete=models.CASCADE, related_name="endpoints")
+    url = models.TextField()
+    position = models.PositiveSmallIntegerField(default=0)
+
+    class Meta:
+        ordering = ("position", "id")
+        constraints = (
+            models.UniqueConstraint(fields=["chain", "url"], name="signer_endpoint_chain_url_unique"),
+        )
+
+    def __str__(self) -> str:
+        return self.host
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or "?"
+
+
+class Lane(Leased):
+    """The nonces of one address on one chain, given out by one worker at a time."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    chain = models.ForeignKey(Chain, on_delete=models.PROTECT, related_name="lanes")
+    address = models.CharField(max_length=42)
+    next_nonce = models.BigIntegerField(null=True, blank=True)  # unknown until the chain was asked once
+    state = models.CharField(max_length=10, choices=LaneState, default=LaneState.ACTIVE)
+    blocked_reason = models.TextField(default="", blank=True)
+    looked_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=["chain", "address"], name="signer_lane_chain_address_unique"),
+            models.CheckConstraint(
+                name="signer_lane_blocked_says_why",
+                condition=~Q(state=LaneState.BLOCKED) | ~Q(blocked_reason=""),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.address} on {self.chain_id}"
+
+
+class Transaction(models.Model):
+    """One intent, executed at most once. Its nonce, once given, is its own for ever."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    chain = models.ForeignKey(Chain, on_delete=models.PROTECT, related_name="transactions")
+    lane = models.ForeignKey(Lane, on_delete=models.PROTECT, related_name="transactions")
+    kind = models.CharField(max_length=12, choices=TransactionKind)
+    state = models.CharField(max_length=20, choices=TransactionState, default=TransactionState.RECEIVED)
+    sub_state = models.CharField(max_length=20, choices=SubState, default=SubState.NONE, blank=True)
+    nonce = models.BigIntegerField(null=True, blank=True)
+    to = models.CharField(max_length=42, null=True, blank=True)  # NULL creates a contract
+    value = WeiField(default=0)
+    data = models.TextField(default="0x")
+    gas_limit = models.BigIntegerField(null=True, blank=True)
+    speed = models.CharField(max_length=10, default="standard")
+    valid_until = models.DateTimeField(null=True, blank=True)
+    scope = models.CharField(max_length=100, default="", blank=True)
+    idempotency_key = models.CharField(max_length=255)
+    request_hash = models.CharField(max_length=64)
+    correlation_id = models.CharField(max_length=100, default="", blank=True)
+    label = models.CharField(max_length=200, default="", blank=True)
+    error = models.JSONField(null=True, blank=True)
+    # What it becomes when a no-op at its nonce is mined instead of it: FAILED or EXPIRED; blank: no no-op is wanted.
+    noop_outcome = models.CharField(max_length=20, choices=TransactionState, default="", blank=True)
+    winner = models.ForeignKey("Attempt", on_delete=models.PROTECT, null=True, blank=True, related_name="+")
+    block_number = models.BigIntegerField(null=True, blank=True)
+    block_hash = models.CharField(max_length=66, default="", blank=True)
+    # Microseconds of the submitting process: the order in which nonces are given. Ids only sort by millisecond.
+    created_at = models.DateTimeField(default=timezone.now)
+    broadcast_at = models.DateTimeField(null=True, blank=True)
+    settled_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-created_at", "-id")
+        constraints = (
+            # Without it two workers could sign two payments with one nonce and lose one of them.
+            models.UniqueConstraint(fields=["lane", "nonce"], name="signer_transaction_lane_nonce_unique"),
+            # Decides which of two simultaneous submissions with one key is the first.
+            models.UniqueConstraint(
+                fields=["scope", "idempotency_key"], name="signer_transaction_scope_idempotency_key_unique"
+            ),
+            models.CheckConstraint(
+                name="signer_transaction_waiting_has_no_nonce",
+                condition=~Q(state__in=WAITING) | Q(nonce__isnull=True),
+            ),
+            models.CheckConstraint(
+                name="signer_transaction_in_flight_has_nonce",
+                condition=~Q(state__in=[*IN_FLIGHT, TransactionState.COMPLETED]) | Q(nonce__isnull=False),
+            ),
+            models.CheckConstraint(
+                name="signer_transaction_mined_has_block",
+                condition=~Q(state__in=[TransactionState.CONFIRMING, TransactionState.COMPLETED])
+                | (Q(winner__isnull=False) & Q(block_number__isnull=False)),
+            ),
+            models.CheckConstraint(
+                name="signer_transaction_final_has_instant",
+                condition=~Q(
+                    state__in=[TransactionState.COMPLETED, TransactionState.FAILED, TransactionState.EXPIRED]
+                )
+                | Q(settled_at__isnull=False),
+            ),
+        )
+        indexes = (
+            # What a drain takes next; settled transactions are not in it, so it stays as small as the queue.
+            models.Index(
+                fields=["lane", "created_at", "id"],
+                name="signer_transaction_waiting",
+                condition=Q(state__in=WAITING),
+            ),
+            models.Index(
+                fields=["lane", "nonce"],
+                name="signer_transaction_in_flight",
+                condition=Q(state__in=IN_FLIGHT),
+            ),
+            models.Index(
+                fields=["chain", "block_number"],
+                name="signer_transaction_unsettled",
+                condition=Q(state__in=IN_FLIGHT),
+            ),
+            models.Index(fields=["-created_at", "-id"], name="signer_transaction_newest"),
+            models.Index(fields=["correlation_id"], name="signer_transaction_correlation"),
+        )
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class Attempt(models.Model):
+    """Signed bytes that may be, or may have been, sent. Committed before a node sees them."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    transaction = models.ForeignKey(Transaction, on_delete=models.PROTECT, related_name="attempts")
+    seq = models.PositiveIntegerField()
+    purpose = models.CharField(max_length=10, choices=Purpose, default=Purpose.PAYLOAD)
+    nonce = models.BigIntegerField()
+    max_fee_per_gas_wei = WeiField()
+    max_priority_fee_per_gas_wei = WeiField()
+    gas_limit = models.BigIntegerField()
+    value = WeiField()
+    raw = models.BinaryField()
+    hash = models.CharField(max_length=66)
+    epoch = models.BigIntegerField()  # of the lane, when it was signed
+    state = models.CharField(max_length=10, choices=AttemptState, default=AttemptState.SIGNED)
+    send_count = models.PositiveIntegerField(default=0)
+    first_sent_at = models.DateTimeField(null=True, blank=True)
+    last_sent_at = models.DateTimeField(null=True, blank=True)
+    last_error = models.CharField(max_length=30, default="", blank=True)
+    last_error_message = models.TextField(default="", blank=True)
+    receipt = models.JSONField(null=True, blank=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ("transaction", "seq")
+        constraints = (
+            models.UniqueConstraint(fields=["hash"], name="signer_attempt_hash_unique"),
+            # Two workers that replace the same transaction cannot both commit.
+            models.UniqueConstraint(
+                fields=["transaction", "seq"], name="signer_attempt_transaction_seq_unique"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.hash
+
+    @property
+    def max_cost_wei(self) -> int:
+        """The most this attempt can take from the balance."""
+        return int(self.gas_limit) * int(self.max_fee_per_gas_wei) + int(self.value)
+
+
+class Block(models.Model):
+    """A header as a node reported it. Canonical rows of neighbouring numbers are linked by parent hash."""
+
+    chain = models.ForeignKey(Chain, on_delete=models.CASCADE, related_name="blocks")
+    number = models.BigIntegerField()
+    hash = models.CharField(max_length=66)
+    parent_hash = models.CharField(max_length=66)
+    canonical = models.BooleanField(default=True)
+    seen_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=["chain", "hash"], name="signer_block_chain_hash_unique"),
+            # One truth at a time: a fork's block must be put aside before another takes its number.
+            models.UniqueConstraint(
+                fields=["chain", "number"],
+                name="signer_block_chain_number_unique",
+                condition=Q(canonical=True),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.hash}"

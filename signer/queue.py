@@ -1,0 +1,167 @@
+"""The Redis side of a lane: which transactions wait, one worker at a time, one wake-up at a time.
+
+Nothing here decides anything. Whatever Redis says or loses, the lane's row and its epoch keep the nonces right, and
+the sweep finds what was forgotten; so every failure of Redis is logged and passed over.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from uuid import UUID
+
+import redis
+import structlog
+from django.conf import settings
+from redis.backoff import NoBackoff
+from redis.exceptions import LockError
+from redis.retry import Retry
+
+log = structlog.get_logger()
+
+R = TypeVar("R")
+
+# A wake-up that was never heard stands in the way of the next no longer than this; the sweep does not wait for it.
+RING_SECONDS = 5
+# A set of waiting ids that nobody takes from expires: the rows are in the database.
+WAITING_SECONDS = 24 * 3600
+# After a failure Redis is left alone for a moment, so that a dead server costs one timeout and not one per call.
+REST_SECONDS = 2.0
+
+_clients: dict[str, "redis.Redis"] = {}
+_clients_lock = threading.Lock()
+_rest = {"until": 0.0}
+
+
+def connect(url: str) -> "redis.Redis":
+    """Return a client that gives up after two seconds and runs no command twice.
+
+    redis-py's default is to re-send after a timeout: an INCR that only answered late would count twice.
+    """
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=2,
+        socket_connect_timeout=2,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=10,
+        decode_responses=True,
+    )
+
+
+def client() -> "redis.Redis":
+    """Return this process's client."""
+    with _clients_lock:
+        if settings.REDIS_URL not in _clients:
+            _clients[settings.REDIS_URL] = connect(settings.REDIS_URL)
+        return _clients[settings.REDIS_URL]
+
+
+def _survive(what: str, default: R, work: Callable[[], R]) -> R:
+    if time.monotonic() < _rest["until"]:
+        return default
+    try:
+        return work()
+    except LockError:  # it ran out while we held it, and may be another's by now
+        return default
+    except redis.RedisError as error:
+        _rest["until"] = time.monotonic() + REST_SECONDS
+        log.warning("redis_unavailable", what=what, error=type(error).__name__)
+        return default
+
+
+def _waiting_key(lane_id: UUID) -> str:
+    return f"signer:lane:{lane_id}:waiting"
+
+
+def _ring_key(target: str) -> str:
+    return f"signer:ring:{target}"
+
+
+def push(lane_id: UUID, entries: Sequence[tuple[UUID, float]], target: str) -> bool:
+    """Add waiting transactions, each with the instant of its submission, to the lane's queue.
+
+    Returns whether a message must be sent to wake `target`, as `ring_wanted` does; all in one round trip.
+    """
+
+    def work() -> bool:
+        pipe = client().pipeline(transaction=False)
+        pipe.zadd(_waiting_key(lane_id), {str(pk): instant for pk, instant in entries})
+        pipe.expire(_waiting_key(lane_id), WAITING_SECONDS)
+        pipe.set(_ring_key(target), 1, nx=True, ex=RING_SECONDS)
+        return bool(pipe.execute()[-1])
+
+    return _survive("push", True, work) if entries else ring_wanted(target)
+
+
+def take(lane_id: UUID, ids: Sequence[UUID]) -> None:
+    """Remove transactions that wait no longer."""
+    if ids:
+        _survive("take", None, lambda: _ignore(client().zrem(_waiting_key(lane_id), *map(str, ids))))
+
+
+def waiting(lane_id: UUID) -> int | None:
+    """Return how many transactions wait, or None when Redis cannot say."""
+    return _survive("waiting", None, lambda: _count(client().zcard(_waiting_key(lane_id))))
+
+
+def ring_wanted(target: str) -> bool:
+    """Return whether a message must be sent to wake `target`: not while one is on its way and unheard."""
+    return _survive("ring", True, lambda: bool(client().set(_ring_key(target), 1, nx=True, ex=RING_SECONDS)))
+
+
+def heard(target: str) -> None:
+    """Say that the wake-up has arrived. To be called before looking at the database, so that what comes later rings."""
+    _survive("heard", None, lambda: _ignore(client().delete(_ring_key(target))))
+
+
+@contextmanager
+def lane_lock(lane_id: UUID, seconds: float) -> Iterator["LaneLock | None"]:
+    """Hold the lane's lock for the block; yields None when another worker holds it.
+
+    Without Redis it yields a lock that is none: the row's lease alone decides then.
+    """
+    lock = LaneLock(lane_id, seconds)
+    if not lock.acquire():
+        yield None
+        return
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+class LaneLock:
+    """A lock with a token, so that a worker which comes late cannot release another's."""
+
+    def __init__(self, lane_id: UUID, seconds: float) -> None:
+        self._lock: Any = None
+        self._name = f"signer:lane:{lane_id}:lock"
+        self._seconds = seconds
+
+    def acquire(self) -> bool:
+        def work() -> bool:
+            lock = client().lock(self._name, timeout=self._seconds, blocking=False, thread_local=False)
+            if lock.acquire():
+                self._lock = lock
+                return True
+            return False
+
+        return _survive("lock", True, work)
+
+    def renew(self) -> None:
+        """Give the lock its full time again. Losing it does no harm: the row's epoch is the fence."""
+        if self._lock is not None:
+            _survive("renew", None, lambda: _ignore(self._lock.reacquire()))
+
+    def release(self) -> None:
+        if self._lock is not None:
+            _survive("release", None, lambda: _ignore(self._lock.release()))
+
+
+def _ignore(_: Any) -> None:
+    return None
+
+
+def _count(value: Any) -> int:
+    return int(value)

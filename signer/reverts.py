@@ -1,0 +1,70 @@
+"""Why a mined transaction failed: the chain keeps only that it did, so the call is run again where it stood."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from signer.errors import CallRevertedError, RpcNodeError
+from signer.models import Transaction
+from signer.receipts import Verdict
+from signer.rpc import Rpc
+from signer.rpc_errors import ErrorClass, classify_message
+
+CODE = "TRANSACTION_REVERTED"
+
+
+def reasons(rpc: Rpc, failed: Sequence[tuple[UUID, Verdict]]) -> dict[UUID, dict[str, str]]:
+    """Return the error of each reverted transaction, with the decoded reason as far as it can be found.
+
+    First against the state before the block; where that succeeds, something earlier in the block made the difference,
+    and the state after the block is asked.
+    """
+    if not failed:
+        return {}
+    rows = Transaction.objects.select_related("lane").in_bulk([pk for pk, _ in failed])
+    errors: dict[UUID, dict[str, str]] = {}
+    open_cases = list(failed)
+    for offset in (-1, 0):
+        calls = [_replay(rows[pk], verdict, offset) for pk, verdict in open_cases]
+        answers = rpc.batch(calls)
+        undecided = []
+        for (pk, verdict), answer in zip(open_cases, answers, strict=True):
+            reason = _reason(answer)
+            if reason is None:
+                undecided.append((pk, verdict))
+            else:
+                errors[pk] = {"code": CODE, "message": reason}
+        open_cases = undecided
+    for pk, verdict in open_cases:
+        errors[pk] = {"code": CODE, "message": _fallback(verdict)}
+    return errors
+
+
+def _replay(row: Transaction, verdict: Verdict, offset: int) -> tuple[str, list[Any]]:
+    assert verdict.attempt is not None
+    call = {
+        "from": row.lane.address,
+        "data": row.data,
+        "value": hex(row.value),
+        "gas": hex(verdict.attempt.gas_limit),
+    }
+    if row.to:
+        call["to"] = row.to
+    return ("eth_call", [call, hex(max(0, verdict.block_number + offset))])
+
+
+def _reason(answer: Any) -> str | None:
+    if isinstance(answer, CallRevertedError):
+        return answer.reason
+    # The machine stopped for another cause than a revert; any other error says nothing about the call.
+    if isinstance(answer, RpcNodeError) and classify_message(answer.message) is ErrorClass.PERMANENT:
+        return answer.message
+    return None
+
+
+def _fallback(verdict: Verdict) -> str:
+    assert verdict.attempt is not None
+    assert verdict.receipt is not None
+    if int(verdict.receipt["gasUsed"], 16) >= verdict.attempt.gas_limit:
+        return "out of gas"
+    return "reverted; the reason could not be found by running the call again"

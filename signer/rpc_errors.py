@@ -1,0 +1,165 @@
+"""What a node means by its refusal of a transaction: one table, ordered, one source per line.
+
+Nodes agree neither on codes nor on words, and some wrap another's text. So the innermost message is matched, the
+code ignored, and the first rule that fits wins. A text that no rule knows is AMBIGUOUS: possibly sent.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from signer.errors import CallRevertedError, RpcError, RpcNodeError, RpcRejectedError
+
+
+class ErrorClass(Enum):
+    """What may be done about a refused transaction."""
+
+    PERMANENT = "PERMANENT"  # these bytes will never be accepted: a no-op takes the nonce
+    KNOWN = "KNOWN"  # the node has it already: as good as sent
+    NONCE_LOW = "NONCE_LOW"  # the nonce is used: by one of our attempts, or by a stranger; look for receipts
+    NONCE_HIGH = "NONCE_HIGH"  # something below is missing: keep, send again later
+    UNDERPRICED_REPLACEMENT = (
+        "UNDERPRICED_REPLACEMENT"  # the pool holds another attempt at this nonce: raise more
+    )
+    UNDERPRICED = "UNDERPRICED"  # below what the node takes now: quote anew
+    FUNDS = "FUNDS"  # cannot be paid now: keep, send again later
+    LIMIT = "LIMIT"  # the pool is full, or full for this address: keep, send again later
+    FEE_CAP = "FEE_CAP"  # the node is configured to refuse such a fee
+    RATE = "RATE"  # the provider turned the request away unread
+    AMBIGUOUS = "AMBIGUOUS"  # possibly sent: keep, send the same bytes again
+
+
+@dataclass(frozen=True)
+class Rule:
+    pattern: re.Pattern[str]
+    error_class: ErrorClass
+
+
+def _rule(error_class: ErrorClass, pattern: str) -> Rule:
+    return Rule(re.compile(pattern, re.IGNORECASE), error_class)
+
+
+E = ErrorClass
+
+# A revert reason may contain any other rule's words ("nonce too low" in a meta-transaction), so PERMANENT comes first.
+RULES: tuple[Rule, ...] = (
+    _rule(E.PERMANENT, r"execution reverted"),  # all: eth_sendRawTransaction with simulation before the pool
+    _rule(
+        E.PERMANENT, r"gas required exceeds (block )?(gas )?(allowance|limit)"
+    ),  # geth, anvil: eth_estimateGas
+    _rule(
+        E.PERMANENT, r"out of gas|EVM error|invalid opcode|invalid jump|stack (under|over)flow"
+    ),  # anvil; geth core/vm/errors.go
+    _rule(E.PERMANENT, r"intrinsic gas too (low|high)"),  # geth core/error.go, erigon, anvil
+    _rule(E.PERMANENT, r"intrinsic gas exceeds gas limit"),  # besu TransactionInvalidReason
+    _rule(E.PERMANENT, r"floor data gas"),  # geth core/error.go, EIP-7623
+    _rule(E.PERMANENT, r"exceeds block gas limit"),  # geth txpool/errors.go, besu, erigon
+    _rule(E.PERMANENT, r"transaction gas limit (too high|exceeds)"),  # geth EIP-7825, reth
+    _rule(E.PERMANENT, r"\bGasLimitExceeded\b"),  # nethermind AcceptTxResult
+    _rule(E.PERMANENT, r"gas uint64 overflow|\bInt256Overflow\b"),  # geth core/error.go; nethermind
+    _rule(E.PERMANENT, r"oversized data|transaction (size )?too large"),  # geth txpool/errors.go; reth
+    _rule(E.PERMANENT, r"max initcode size exceeded|code size limit"),  # geth core/vm/errors.go; reth, anvil
+    _rule(E.PERMANENT, r"negative value"),  # geth txpool/errors.go
+    _rule(E.PERMANENT, r"invalid sender|invalid signature|\bInvalidTxSignature\b"),  # geth, besu; nethermind
+    _rule(E.PERMANENT, r"\bFailedToResolveSender\b|\bSenderIsContract\b"),  # nethermind AcceptTxResult
+    _rule(E.PERMANENT, r"sender (is )?not an eoa"),  # geth core/error.go, anvil
+    _rule(E.PERMANENT, r"invalid chain.?id|chain.?id mismatch"),  # geth core/types, anvil, erigon
+    _rule(E.PERMANENT, r"only replay-protected"),  # geth internal/ethapi: unprotected legacy transaction
+    _rule(E.PERMANENT, r"max priority fee per gas higher than max fee"),  # geth core/error.go, anvil
+    _rule(E.PERMANENT, r"transaction type not supported|\bTxTypeNotSupported\b"),  # geth, anvil; nethermind
+    _rule(E.PERMANENT, r"nonce has max value"),  # geth core/error.go
+    _rule(E.KNOWN, r"already known|\bAlreadyKnown\b"),  # geth txpool/errors.go, erigon, reth; nethermind
+    _rule(E.KNOWN, r"(?<!un)known transaction"),  # geth before 1.9, besu; "unknown transaction" is not meant
+    _rule(E.KNOWN, r"already imported"),  # anvil, OpenEthereum
+    _rule(E.KNOWN, r"already exists in (the )?(cache|pool|mempool)"),  # klaytn, cosmos-based chains
+    _rule(E.KNOWN, r"\bOwnNonceAlreadyUsed\b"),  # nethermind AcceptTxResult: our own, still pooled
+    _rule(
+        E.NONCE_LOW, r"nonce too low|\bOldNonce\b|nonce is too low"
+    ),  # geth, besu, erigon, anvil; nethermind
+    _rule(E.NONCE_LOW, r"incorrect nonce|invalid nonce|nonce already used"),  # proxies of several L2s
+    _rule(
+        E.NONCE_HIGH, r"nonce too high|gapped nonce|\bNonceGap\b"
+    ),  # geth, anvil; geth blobpool; nethermind
+    _rule(E.NONCE_HIGH, r"nonce too (distant|far)|too far in the future"),  # besu; others
+    # geth; erigon; besu
+    _rule(E.UNDERPRICED_REPLACEMENT, r"replacement transaction underpriced|could not replace existing"),
+    _rule(E.UNDERPRICED_REPLACEMENT, r"\bReplacementNotAllowed\b|\bFeeTooLowToCompete\b"),  # nethermind
+    _rule(E.LIMIT, r"future transaction tries to replace pending"),  # geth txpool/errors.go; holds "replace"
+    _rule(E.UNDERPRICED, r"max fee per gas less than block base fee"),  # geth core/error.go, anvil, reth
+    _rule(
+        E.UNDERPRICED, r"fee cap less than block base fee|max fee per gas is less than"
+    ),  # erigon; nethermind
+    _rule(E.UNDERPRICED, r"transaction underpriced|\bFeeTooLow\b|fee too low"),  # geth; nethermind; erigon
+    _rule(E.UNDERPRICED, r"(gas price|tip).{0,20} below .{0,20}minimum"),  # geth 1.14 txpool, besu
+    _rule(
+        E.FUNDS, r"insufficient (funds|balance)|\bInsufficientFunds\b"
+    ),  # geth, erigon, anvil, reth; nethermind
+    _rule(E.FUNDS, r"upfront cost exceeds"),  # besu
+    _rule(E.LIMIT, r"txpool is full|tx ?pool (is )?(full|overflow)|mempool is full"),  # geth; erigon; others
+    _rule(E.LIMIT, r"account limit exceeded|account has too many"),  # geth blobpool; erigon
+    _rule(E.LIMIT, r"in-?flight transaction limit|delegated account"),  # geth, EIP-7702 sender
+    _rule(E.LIMIT, r"address already reserved"),  # geth txpool/reserver.go
+    _rule(E.FEE_CAP, r"exceeds the configured cap|fee cap exceeded"),  # geth internal/ethapi; besu
+    _rule(E.RATE, r"rate.?limit|too many requests|quota|capacity exceeded"),  # hosted providers
+    _rule(E.RATE, r"unauthori[sz]ed|forbidden|invalid api key"),  # hosted providers
+)
+
+
+def innermost_message(error: Any) -> str:
+    """Return the deepest message of a JSON-RPC error object: proxies wrap the node's own text."""
+    message = ""
+    while True:
+        if isinstance(error, str):
+            nested = _json_object(error)
+            if nested is None:
+                return error or message
+            error = nested
+        elif isinstance(error, dict):
+            message = error["message"] if isinstance(error.get("message"), str) else message
+            inner = next(
+                (error[key] for key in ("originalError", "error", "data") if _holds_message(error.get(key))),
+                None,
+            )
+            if inner is None:
+                nested = _json_object(message)
+                if nested is None:
+                    return message
+                error = nested
+            else:
+                error = inner
+        else:
+            return message
+
+
+def _holds_message(value: Any) -> bool:
+    return isinstance(value, dict) and any(key in value for key in ("message", "originalError", "error"))
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    start = text.find("{")
+    if start < 0:
+        return None
+    try:
+        value = json.loads(text[start:])
+    except ValueError:
+        return None
+    return value if _holds_message(value) else None
+
+
+def classify_message(message: str) -> ErrorClass:
+    """Return what the node means by this text."""
+    for rule in RULES:
+        if rule.pattern.search(message):
+            return rule.error_class
+    return ErrorClass.AMBIGUOUS
+
+
+def classify(error: RpcError) -> ErrorClass:
+    """Return what may be done after sending a transaction ended in this error."""
+    if isinstance(error, CallRevertedError):
+        return ErrorClass.PERMANENT  # whatever words its reason holds
+    if isinstance(error, RpcNodeError):
+        return classify_message(error.message)
+    return ErrorClass.RATE if isinstance(error, RpcRejectedError) else ErrorClass.AMBIGUOUS

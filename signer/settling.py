@@ -1,0 +1,66 @@
+"""The end of a transaction, and telling the workflow that waits for it.
+
+The only module that writes final states. Each is written by a conditional UPDATE on the state it leaves, in the
+transaction that also wakes the waiting run: a run never waits for something that has ended.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+from django.db.models.functions import Now
+
+from signer.models import Attempt, Transaction
+from signer.requests import WORKFLOW_SCOPE, Log, Receipt, TransactionRequest
+from signer.states import TransactionState, may_become
+from workflows import CommandError, CommandResult, resolve_commands
+
+log = structlog.get_logger()
+
+
+def end(ids: Sequence[UUID], state: TransactionState, **updates: Any) -> int:
+    """Write the final state of transactions that may still move there; returns how many did."""
+    rows = Transaction.objects.filter(pk__in=ids, state__in=may_become(state))
+    return rows.update(state=state, settled_at=Now(), **{"sub_state": "", **updates})
+
+
+def end_unsent(errors: dict[UUID, dict[str, str]], state: TransactionState = TransactionState.FAILED) -> None:
+    """End transactions that used no nonce, each with its error. Within the caller's guarded transaction."""
+    for pk, error in errors.items():
+        end([pk], state, error=error)
+        log.info("transaction_settled", transaction=str(pk), state=state, code=error["code"])
+    tell_workflows(list(errors))
+
+
+def tell_workflows(ids: Sequence[UUID]) -> None:
+    """Wake the runs that wait for these settled transactions."""
+    rows = Transaction.objects.filter(pk__in=ids, scope=WORKFLOW_SCOPE).select_related("winner").defer("data")
+    results = {str(row.pk): result_of(row) for row in rows}
+    if results:
+        resolve_commands(TransactionRequest.kind, results)
+
+
+def result_of(row: Transaction) -> CommandResult:
+    """Return what a settled transaction means to the step that asked for it."""
+    if row.state == TransactionState.COMPLETED:
+        assert row.winner is not None
+        return CommandResult(value=receipt_of(row, row.winner).model_dump(mode="json"))
+    error = row.error or {"code": f"TRANSACTION_{row.state}", "message": "the transaction was not executed"}
+    return CommandResult(error=CommandError(code=error["code"], message=error["message"]))
+
+
+def receipt_of(row: Transaction, attempt: Attempt) -> Receipt:
+    """Return the receipt of a mined transaction, from the attempt that was mined."""
+    raw = attempt.receipt
+    assert raw is not None
+    return Receipt(
+        transaction_id=str(row.pk),
+        transaction_hash=attempt.hash,
+        chain_id=row.chain_id,
+        block_number=int(raw["blockNumber"], 16),
+        block_hash=raw["blockHash"].lower(),
+        gas_used=int(raw["gasUsed"], 16),
+        contract_address=raw.get("contractAddress"),
+        logs=[Log(address=log["address"], topics=log["topics"], data=log["data"]) for log in raw["logs"]],
+    )

@@ -1,0 +1,133 @@
+"""The states of a transaction, the words that say why it is there, and which way it may go.
+
+The words are part of the outer contract. `TRANSITIONS` is the only list of permitted moves; each move is made by a
+conditional UPDATE that names the state it leaves, so two workers cannot both make it.
+"""
+
+from django.db.models import TextChoices
+
+
+class TransactionState(TextChoices):
+    RECEIVED = "RECEIVED"
+    QUEUED = "QUEUED"
+    PREPARING = "PREPARING"
+    PENDING_APPROVAL = "PENDING_APPROVAL"
+    SIGNING = "SIGNING"
+    BROADCASTING = "BROADCASTING"
+    CONFIRMING = "CONFIRMING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    DEAD_LETTER = "DEAD_LETTER"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+
+
+S = TransactionState
+
+# No nonce yet: whatever happens, nothing of it can be on a chain.
+WAITING = (S.RECEIVED, S.QUEUED, S.PREPARING, S.PENDING_APPROVAL, S.SIGNING)
+# With a nonce, and not final: the chain decides how it ends.
+IN_FLIGHT = (S.BROADCASTING, S.CONFIRMING)
+FINAL = (S.COMPLETED, S.FAILED, S.DEAD_LETTER, S.CANCELLED, S.EXPIRED)
+
+TRANSITIONS: dict[TransactionState, frozenset[TransactionState]] = {
+    S.RECEIVED: frozenset(
+        {
+            S.QUEUED,  # the lane looked at it and has no room, funds or node for it now
+            S.PREPARING,  # the lane takes it
+            S.EXPIRED,  # valid_until passed; no nonce was used
+        }
+    ),
+    S.QUEUED: frozenset({S.PREPARING, S.EXPIRED}),  # as from RECEIVED
+    S.PREPARING: frozenset(
+        {
+            S.QUEUED,  # the node did not answer, or funds are short
+            S.PREPARING,  # taken again after its worker died
+            S.SIGNING,  # gas and fee are known
+            S.FAILED,  # the estimate reverted, or no block has room for it; no nonce was used
+            S.EXPIRED,
+        }
+    ),
+    S.PENDING_APPROVAL: frozenset(),  # keyguard has no backend yet that asks people
+    S.SIGNING: frozenset(
+        {
+            S.PREPARING,  # its worker died before the commit: nothing was sent, sign anew
+            S.BROADCASTING,  # nonce, bytes and hash are committed
+            S.QUEUED,  # keyguard cannot sign at the moment
+            S.FAILED,  # keyguard refuses to sign it; no nonce was used
+            S.EXPIRED,
+        }
+    ),
+    S.BROADCASTING: frozenset(
+        {
+            S.CONFIRMING,  # an attempt has a receipt in a canonical block
+            S.COMPLETED,  # ... and that block is deep enough already
+            S.FAILED,  # likewise, but it reverted, or the no-op that replaced it was mined
+            S.EXPIRED,  # likewise, the no-op was there because valid_until had passed
+        }
+    ),
+    S.CONFIRMING: frozenset(
+        {
+            S.BROADCASTING,  # its block was orphaned: same nonce, same bytes again
+            S.CONFIRMING,  # found again in another block
+            S.COMPLETED,
+            S.FAILED,
+            S.EXPIRED,
+        }
+    ),
+    S.COMPLETED: frozenset(),
+    S.FAILED: frozenset(),
+    S.DEAD_LETTER: frozenset(),
+    S.CANCELLED: frozenset(),
+    S.EXPIRED: frozenset(),
+}
+
+
+def may_become(target: TransactionState) -> list[TransactionState]:
+    """Return the states from which a transaction may move to `target`: the condition of the UPDATE."""
+    return [state for state, targets in TRANSITIONS.items() if target in targets]
+
+
+class SubState(TextChoices):
+    """Why a transaction is where it is. Blank when there is nothing to add."""
+
+    NONE = "", "-"
+    LANE_FULL = "LANE_FULL", "waits for room in the lane"
+    LANE_BLOCKED = "LANE_BLOCKED", "the lane is blocked"
+    INSUFFICIENT_FUNDS = "INSUFFICIENT_FUNDS", "the address cannot pay for it"
+    NODE_UNAVAILABLE = "NODE_UNAVAILABLE", "the node does not answer"
+    SIGNER_UNAVAILABLE = "SIGNER_UNAVAILABLE", "the key cannot sign at the moment"
+    FEE_CAPPED = "FEE_CAPPED", "the market's fee is above the ceiling"
+    POSSIBLY_SENT = "POSSIBLY_SENT", "the node's answer was lost; the same bytes are sent again"
+    NONCE_USED = "NONCE_USED", "the node says the nonce is used; looking for the receipt"
+    NONCE_FOREIGN = "NONCE_FOREIGN", "a transaction that is not ours used its nonce"
+    NODE_FULL = "NODE_FULL", "the node's pool has no room"
+    NODE_REFUSED = "NODE_REFUSED", "a no-op takes its nonce, because the node refused it"
+    EXPIRING = "EXPIRING", "a no-op takes its nonce, because valid_until passed"
+    REORGED = "REORGED", "its block was orphaned; sent again"
+
+
+class TransactionKind(TextChoices):
+    CALL = "CALL"
+    DEPLOYMENT = "DEPLOYMENT"
+
+
+class AttemptState(TextChoices):
+    SIGNED = "SIGNED", "committed; not known to be in a pool"
+    SENT = "SENT", "accepted by a node"
+    REJECTED = "REJECTED", "refused for good; replaced by a no-op"
+
+
+class Purpose(TextChoices):
+    PAYLOAD = "PAYLOAD"
+    NOOP = "NOOP"
+
+
+class LaneState(TextChoices):
+    ACTIVE = "ACTIVE"
+    BLOCKED = "BLOCKED"
+
+
+class FeeMarket(TextChoices):
+    EIP1559 = "EIP1559", "EIP-1559"
+    LEGACY = "LEGACY", "gas price"

@@ -1,0 +1,90 @@
+"""Finding what a lost message, a dead worker or a flushed Redis left lying. Run by beat each second.
+
+Only rings; whether anything is to be done is decided by the drain or the watch, which own the row. Any number of
+sweeps may run at once.
+"""
+
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Now
+
+from signer.models import Attempt, Chain, Lane, Transaction
+from signer.ringing import ring_chain, ring_lane
+from signer.states import IN_FLIGHT, WAITING, AttemptState, TransactionState
+
+log = structlog.get_logger()
+
+# Younger work has a message under way.
+GRACE_SECONDS = 2
+LIMIT = 500
+
+
+def sweep() -> None:
+    """Ring every lane and chain that has work nobody is doing. One rule that fails does not stop the others."""
+    for rule in (waiting_lanes, unsent_lanes, overdue_lanes, watched_chains):
+        _try(rule)
+
+
+def _try(rule: Callable[[], None]) -> None:
+    try:
+        rule()
+    except Exception:
+        log.exception("sweep_rule_failed", rule=rule.__name__)
+
+
+def waiting_lanes() -> None:
+    """Lanes with transactions that wait for a nonce and that nobody has looked at for a moment."""
+    ago = Now() - timedelta(seconds=GRACE_SECONDS)
+    free = _free_lanes().filter(Q(looked_at__isnull=True) | Q(looked_at__lt=ago))
+    waiting = Transaction.objects.filter(state__in=WAITING, created_at__lt=ago, lane__in=free)
+    lane_ids = list(waiting.order_by().values_list("lane_id", flat=True).distinct()[:LIMIT])
+    for lane_id in lane_ids:
+        # Redis may have lost the lane's queue; it is only a count for people, but a true one.
+        oldest = Transaction.objects.filter(lane_id=lane_id, state__in=WAITING).order_by("created_at")[:LIMIT]
+        ring_lane(lane_id, *((pk, at.timestamp()) for pk, at in oldest.values_list("pk", "created_at")))
+
+
+def unsent_lanes() -> None:
+    """Lanes with committed bytes that no node is known to have: their worker may have died before it sent them."""
+    ago = Now() - timedelta(seconds=GRACE_SECONDS)
+    unsent = Attempt.objects.filter(
+        Q(last_sent_at__lt=ago) | Q(last_sent_at__isnull=True, created_at__lt=ago), state=AttemptState.SIGNED
+    )
+    _ring_lanes(_open_lanes().filter(attempts__in=unsent).distinct()[:LIMIT])
+
+
+def overdue_lanes() -> None:
+    """Lanes with something out so long that it must be sent again, raised, or given up because its time has passed."""
+    patience = min(settings.SIGNER["resend_seconds"], settings.SIGNER["bump_after_seconds"])
+    ago = Now() - timedelta(seconds=patience)
+    looked_ago = Now() - timedelta(seconds=GRACE_SECONDS)
+    overdue = Q(broadcast_at__lt=ago) | Q(valid_until__lt=Now())
+    lanes = _open_lanes().filter(overdue, Q(lane__looked_at__isnull=True) | Q(lane__looked_at__lt=looked_ago))
+    _ring_lanes(lanes.distinct()[:LIMIT])
+
+
+def watched_chains() -> None:
+    """Chains that hold something of ours while nobody reads their receipts."""
+    free = Chain.objects.filter(Q(lease_until__isnull=True) | Q(lease_until__lt=Now()))
+    busy = Transaction.objects.filter(chain__in=free, state__in=IN_FLIGHT).order_by()
+    for chain_id in busy.values_list("chain_id", flat=True).distinct():
+        ring_chain(chain_id)
+
+
+def _free_lanes() -> QuerySet[Lane]:
+    return Lane.objects.filter(Q(lease_until__isnull=True) | Q(lease_until__lt=Now()))
+
+
+def _open_lanes() -> "QuerySet[Transaction, UUID]":
+    rows = Transaction.objects.filter(state=TransactionState.BROADCASTING, lane__in=_free_lanes())
+    return rows.order_by().values_list("lane_id", flat=True)
+
+
+def _ring_lanes(lane_ids: Iterable[UUID]) -> None:
+    for lane_id in lane_ids:
+        ring_lane(lane_id)

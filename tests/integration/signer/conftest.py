@@ -1,0 +1,48 @@
+"""Fixtures of the signer's tests. Django is not set up yet when this is read: what needs it is imported in fixtures."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dalp.local.servers import AnvilServer
+
+if TYPE_CHECKING:
+    from tests.integration.signer.lying_node import LyingNode
+    from tests.integration.signer.stage import Stage
+
+
+@pytest.fixture
+def stage(fresh_db: str, anvil: AnvilServer) -> "Stage":
+    """A chain that mines a block for each transaction."""
+    from tests.integration.signer.stage import Stage
+
+    return Stage(anvil)
+
+
+@pytest.fixture
+def manual(fresh_db: str, start_anvil: Callable[..., AnvilServer]) -> "Stage":
+    """A stage whose chain mines only when told: `manual.rpc("evm_mine")`."""
+    from tests.integration.signer.stage import Stage
+
+    return Stage(start_anvil(extra=["--no-mining"]))
+
+
+@pytest.fixture(autouse=True)
+def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watch looks a few times and returns; the tests call it again."""
+    from django.conf import settings
+
+    monkeypatch.setitem(settings.SIGNER, "watch_slice_seconds", 0.3)
+
+
+@pytest.fixture
+def liar(manual: "Stage") -> Iterator["LyingNode"]:
+    """The signer of `manual` talks to its node through this one."""
+    from signer.models import Endpoint
+    from tests.integration.signer.lying_node import LyingNode
+
+    node = LyingNode(manual.anvil.url)
+    Endpoint.objects.update(url=node.url)
+    yield node
+    node.stop()

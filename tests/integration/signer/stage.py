@@ -1,0 +1,129 @@
+"""A chain, a key with money, the counter contract, and a signer driven by hand: one drain, one look at the chain."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.conf import settings
+
+from dalp.local.servers import AnvilServer
+from keyguard import create_key
+from signer import (
+    Contract,
+    Transaction,
+    TransactionRequest,
+    encode_constructor,
+    lanes,
+    register_chain,
+    replacing,
+    submit_transaction,
+    watching,
+)
+from signer.models import Attempt, Lane
+from signer.states import IN_FLIGHT
+
+COUNTER = json.loads((Path(__file__).parents[2] / "contracts" / "Counter.json").read_text())
+RICH = hex(10**24)
+
+
+class Stage:
+    """The signer on a chain of this test's own."""
+
+    def __init__(self, anvil: AnvilServer, **options: Any) -> None:
+        self.anvil = anvil
+        self.rpc = anvil.rpc
+        self.chain = register_chain(31337, "test", [anvil.url], block_time=0.2, **options)
+        self.key = create_key("sender")
+        self.rpc("anvil_setBalance", self.key.address, RICH)
+        self.counter = Contract(COUNTER["abi"])
+        self.number = 0
+
+    def submit(self, **fields: Any) -> Transaction:
+        """Submit a plain transfer of 1 wei, or what `fields` say."""
+        self.number += 1
+        given = {"to": "0x" + "11" * 20, "value": 1, "sender": "sender", **fields}
+        key = given.pop("idempotency_key", f"request-{self.number}")
+        request = TransactionRequest(chain_id=31337, **given)
+        return submit_transaction(request, idempotency_key=key)[0]
+
+    def record(self, request_id: int, **fields: Any) -> Transaction:
+        """Submit a call that counts `request_id` on the chain."""
+        data = self.counter.encode("record", request_id)
+        return self.submit(to=self.counter.address, value=0, data=data, **{"gas_limit": 100_000, **fields})
+
+    def counted(self, request_id: int) -> int:
+        data = self.counter.encode("counts", request_id)
+        answer = self.rpc("eth_call", {"to": self.counter.address, "data": data}, "latest")
+        return int(answer, 16)
+
+    def deploy_counter(self) -> None:
+        data = encode_constructor(COUNTER["abi"], COUNTER["bytecode"])
+        row = self.submit(to=None, value=0, data=data)
+        self.settle()
+        row.refresh_from_db()
+        assert row.winner is not None
+        assert row.winner.receipt is not None
+        self.counter = self.counter.at(row.winner.receipt["contractAddress"])
+
+    @property
+    def lane(self) -> Lane:
+        return Lane.objects.get(address=self.key.address)
+
+    def drain(self) -> None:
+        lanes.drain(self.lane.pk)
+
+    def watch(self) -> None:
+        watching.watch(31337)
+
+    def settle(self, seconds: float = 20) -> None:
+        """Drain and watch until nothing is on its way."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for lane_id in Lane.objects.values_list("pk", flat=True):
+                lanes.drain(lane_id)
+            self.watch()
+            if not Transaction.objects.filter(settled_at__isnull=True).exists():
+                return
+        left = Transaction.objects.filter(settled_at__isnull=True).values_list("state", "sub_state")
+        raise AssertionError(f"not settled: {list(left)}")
+
+    def in_flight(self) -> int:
+        return Transaction.objects.filter(state__in=IN_FLIGHT).count()
+
+    def attempts(self, transaction_id: UUID) -> list[Attempt]:
+        return list(Attempt.objects.filter(transaction_id=transaction_id).order_by("seq"))
+
+    def mine(self, blocks: int = 1) -> None:
+        for _ in range(blocks):
+            self.rpc("evm_mine")
+
+    def pool(self) -> dict[str, Any]:
+        """What waits in the node's pool from our address, by nonce."""
+        content = self.rpc("txpool_content")["pending"]
+        return dict(next((v for k, v in content.items() if k.lower() == self.key.address.lower()), {}))
+
+
+class Crash(BaseException):
+    """Stands for the death of the process at a crash point."""
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, name: str, times: int = 1) -> None:
+    """Have the process "die" at the named crash point. Its lease is given back at once, to keep the tests short."""
+    left = [times]
+
+    def crashpoint(reached: str) -> None:
+        if reached == name and left[0] > 0:
+            left[0] -= 1
+            raise Crash(name)
+
+    for module in (lanes, replacing, watching):
+        monkeypatch.setattr(module, "crashpoint", crashpoint)
+
+
+def wait(monkeypatch: pytest.MonkeyPatch, **knobs: float) -> None:
+    """Change how patient the signer is, in seconds: resend_seconds, bump_after_seconds."""
+    for name, value in knobs.items():
+        monkeypatch.setitem(settings.SIGNER, name, value)

@@ -1,0 +1,177 @@
+"""When something is final, and what a fork takes back."""
+
+import time
+from itertools import pairwise
+
+import pytest
+
+from signer.models import Block, Chain, Transaction
+from tests.integration.signer.lying_node import LyingNode
+from tests.integration.signer.stage import Crash, Stage, crash_at
+
+
+def state(row: Transaction) -> str:
+    row.refresh_from_db()
+    return row.state
+
+
+def test_confirmations_are_waited_for(manual: Stage) -> None:
+    Chain.objects.update(confirmations=3)
+    row = manual.submit()
+    manual.drain()
+    for expected in ("CONFIRMING", "CONFIRMING", "COMPLETED"):
+        manual.mine()
+        manual.watch()
+        assert state(row) == expected
+
+
+def test_failure_is_final_no_sooner_than_success_and_says_why(manual: Stage) -> None:
+    manual.rpc("evm_setAutomine", True)
+    manual.deploy_counter()
+    refuse = manual.submit(
+        to=manual.counter.address, value=0, data=manual.counter.encode("refuse", 7, True), gas_limit=100_000
+    )
+    manual.settle()
+    assert state(refuse) == "COMPLETED"
+    manual.rpc("evm_setAutomine", False)
+    Chain.objects.update(confirmations=2)
+    row = manual.record(7)
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    assert state(row) == "CONFIRMING"
+    manual.mine()
+    manual.watch()
+    assert state(row) == "FAILED"
+    assert row.error == {"code": "TRANSACTION_REVERTED", "message": "request refused"}
+
+
+@pytest.mark.case("S62")
+def test_mined_again_in_another_block_completes_once_with_that_block(manual: Stage) -> None:
+    Chain.objects.update(confirmations=3)
+    row = manual.submit()
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    assert state(row) == "CONFIRMING"
+    orphan = row.block_hash
+    raw = "0x" + bytes(manual.attempts(row.pk)[0].raw).hex()
+    manual.rpc("anvil_reorg", 1, [[raw, 0]])
+    manual.watch()
+    manual.watch()
+    assert state(row) == "CONFIRMING"
+    assert row.block_hash != orphan
+    manual.mine(2)
+    manual.watch()
+    assert state(row) == "COMPLETED"
+    assert not Block.objects.get(hash=orphan).canonical
+
+
+@pytest.mark.case("S63")
+def test_dropped_by_a_fork_is_sent_again_with_its_nonce(manual: Stage) -> None:
+    Chain.objects.update(confirmations=3)
+    row = manual.submit()
+    manual.drain()
+    manual.mine(2)
+    manual.watch()
+    assert state(row) == "CONFIRMING"
+    manual.rpc("anvil_reorg", 2, [])
+    manual.watch()
+    manual.watch()
+    assert state(row) == "BROADCASTING"
+    assert row.sub_state == "REORGED"
+    manual.drain()
+    assert list(manual.pool()) == ["0"]
+    manual.mine(3)
+    manual.watch()
+    assert state(row) == "COMPLETED"
+    assert (row.nonce, len(manual.attempts(row.pk))) == (0, 1)
+
+
+@pytest.mark.case("S62")
+def test_fork_is_noticed_when_the_new_chain_is_longer(manual: Stage) -> None:
+    Chain.objects.update(confirmations=3)
+    row = manual.submit()
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    orphan = Transaction.objects.get(pk=row.pk).block_hash
+    raw = "0x" + bytes(manual.attempts(row.pk)[0].raw).hex()
+    manual.rpc("anvil_reorg", 1, [[raw, 0]])
+    manual.mine(5)
+    manual.watch()
+    manual.watch()
+    assert state(row) == "COMPLETED"
+    assert row.block_hash != orphan
+    assert not Block.objects.get(hash=orphan).canonical
+
+
+@pytest.mark.case("S66")
+def test_fork_below_a_final_transaction_is_reported(manual: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    row = manual.submit()
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    assert state(row) == "COMPLETED"
+    manual.submit()
+    manual.rpc("anvil_reorg", 1, [])
+    manual.drain()
+    manual.watch()
+    assert "fork_deeper_than_confirmations" in caplog.text
+    assert str(row.pk) in caplog.text
+
+
+@pytest.mark.case("S8")
+@pytest.mark.parametrize("point", ["signer.receipts_read", "signer.settling"])
+def test_death_while_settling_settles_later(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    rows = [manual.submit() for _ in range(3)]
+    manual.drain()
+    manual.mine()
+    crash_at(monkeypatch, point)
+    with pytest.raises(Crash):
+        manual.watch()
+    assert {state(row) for row in rows} == {"BROADCASTING"}
+    manual.watch()
+    assert {state(row) for row in rows} == {"COMPLETED"}
+
+
+def test_mined_while_nobody_watched_is_found(manual: Stage) -> None:
+    """Far deeper than the list of headers reaches."""
+    row = manual.submit()
+    manual.drain()
+    manual.mine()
+    manual.rpc("anvil_mine", hex(600))
+    manual.watch()
+    assert state(row) == "COMPLETED"
+
+
+@pytest.mark.parametrize("depth", [5, 100, 255])
+def test_blocks_mined_while_nobody_watched_are_linked(manual: Stage, depth: int) -> None:
+    manual.submit()
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    row = manual.submit()
+    manual.drain()
+    manual.rpc("anvil_mine", hex(depth))
+    manual.watch()
+    assert state(row) == "COMPLETED"
+    numbers = (
+        Block.objects.filter(canonical=True).order_by("number").values_list("number", "hash", "parent_hash")
+    )
+    for (n, block_hash, _), (m, _, parent) in pairwise(numbers):
+        assert (m, parent) == (n + 1, block_hash)
+
+
+def test_slow_chain_is_not_asked_without_pause(manual: Stage, liar: LyingNode) -> None:
+    """A slice that is shorter than the pause between two looks is slept to its end."""
+    Chain.objects.update(block_time_ms=12_000)
+    manual.submit()
+    manual.drain()
+    liar.seen.clear()
+    began = time.monotonic()
+    manual.watch()
+    assert time.monotonic() - began >= 0.3
+    assert liar.seen["eth_getTransactionCount"] == 1

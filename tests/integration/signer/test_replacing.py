@@ -1,0 +1,149 @@
+"""Higher fees and no-ops at the same nonce: any attempt may win, and only the head is raised."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from signer.models import Chain, Transaction
+from signer.states import TransactionState
+from tests.integration.signer.stage import Crash, Stage, crash_at, wait
+
+
+def state(row: Transaction) -> str:
+    row.refresh_from_db()
+    return row.state
+
+
+@pytest.mark.case("S58")
+def test_only_the_head_is_bumped(manual: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    Chain.objects.update(max_in_flight=32)
+    rows = [manual.submit() for _ in range(20)]
+    manual.drain()
+    assert len(manual.pool()) == 20
+    wait(monkeypatch, bump_after_seconds=0)
+    monkeypatch.setattr("signer.lanes.Drain.run", lambda self, deadline, lock: self._round())
+    manual.drain()
+    assert [len(manual.attempts(row.pk)) for row in rows] == [2] + [1] * 19
+    first, second = manual.attempts(rows[0].pk)
+    # What geth asks for; anvil would take one wei more.
+    assert second.max_fee_per_gas_wei * 100 >= first.max_fee_per_gas_wei * 110
+    assert second.max_priority_fee_per_gas_wei * 100 >= first.max_priority_fee_per_gas_wei * 110
+    assert manual.pool()["0"]["hash"] == second.hash
+    manual.mine()
+    manual.watch()
+    assert {state(row) for row in rows} == {"COMPLETED"}
+
+
+@pytest.fixture
+def bumped(manual: Stage, monkeypatch: pytest.MonkeyPatch) -> Transaction:
+    """A transaction with two attempts, the second one in the pool."""
+    row = manual.submit()
+    manual.drain()
+    with monkeypatch.context() as patience:
+        wait(patience, bump_after_seconds=0)
+        patience.setattr("signer.lanes.Drain.run", lambda self, deadline, lock: self._round())
+        manual.drain()
+    assert len(manual.attempts(row.pk)) == 2
+    return row
+
+
+@pytest.mark.case("S55")
+def test_older_attempt_may_win(manual: Stage, bumped: Transaction) -> None:
+    old, new = manual.attempts(bumped.pk)
+    manual.rpc("anvil_dropTransaction", new.hash)
+    manual.rpc("eth_sendRawTransaction", "0x" + bytes(old.raw).hex())
+    manual.mine()
+    manual.watch()
+    assert state(bumped) == TransactionState.COMPLETED
+    assert bumped.winner == old
+
+
+def test_newer_attempt_may_win(manual: Stage, bumped: Transaction) -> None:
+    manual.mine()
+    manual.watch()
+    assert state(bumped) == TransactionState.COMPLETED
+    assert bumped.winner == manual.attempts(bumped.pk)[1]
+
+
+@pytest.mark.case("S6", "S7")
+@pytest.mark.parametrize("point", ["signer.bump_committed", "signer.bump_sent"])
+def test_death_around_the_send_of_a_bump_keeps_both_hashes(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    row = manual.submit()
+    manual.drain()
+    with monkeypatch.context() as patience:
+        wait(patience, bump_after_seconds=0)
+        crash_at(patience, point)
+        with pytest.raises(Crash):
+            manual.drain()
+    _, bump = manual.attempts(row.pk)
+    manual.drain()
+    assert manual.pool()["0"]["hash"] == bump.hash
+    assert [attempt.state for attempt in manual.attempts(row.pk)] == ["SENT", "SENT"]
+    manual.mine()
+    manual.watch()
+    assert state(row) == TransactionState.COMPLETED
+    assert row.winner == bump
+
+
+@pytest.mark.case("S53")
+def test_at_the_ceiling_the_same_bytes_are_sent_again(manual: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = manual.submit()
+    manual.drain()
+    [attempt] = manual.attempts(row.pk)
+    Chain.objects.update(max_fee_per_gas_wei=attempt.max_fee_per_gas_wei)
+    wait(monkeypatch, bump_after_seconds=0, resend_seconds=0)
+    manual.rpc("anvil_dropTransaction", attempt.hash)
+    manual.drain()
+    row.refresh_from_db()
+    assert row.sub_state == "FEE_CAPPED"
+    assert len(manual.attempts(row.pk)) == 1
+    assert manual.pool()["0"]["hash"] == attempt.hash
+
+
+@pytest.mark.case("S47")
+def test_forgotten_by_the_node_is_sent_again(manual: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [manual.submit() for _ in range(3)]
+    manual.drain()
+    hashes = [manual.attempts(row.pk)[0].hash for row in rows]
+    for transaction_hash in hashes:
+        manual.rpc("anvil_dropTransaction", transaction_hash)
+    assert manual.pool() == {}
+    manual.drain()
+    assert manual.pool() == {}  # not before its time
+    wait(monkeypatch, resend_seconds=0)
+    manual.drain()
+    assert [entry["hash"] for entry in manual.pool().values()] == hashes
+
+
+@pytest.mark.case("S61")
+def test_expired_before_its_nonce_uses_none(manual: Stage) -> None:
+    row = manual.submit(valid_until=timezone.now() + timedelta(seconds=0.1))
+    Transaction.objects.filter(pk=row.pk).update(valid_until=timezone.now() - timedelta(seconds=1))
+    manual.drain()
+    assert state(row) == TransactionState.EXPIRED
+    assert row.nonce is None
+    assert manual.pool() == {}
+
+
+@pytest.mark.case("S61")
+@pytest.mark.parametrize("winner", ["noop", "payload"])
+def test_expired_with_a_nonce_is_what_the_chain_says(manual: Stage, winner: str) -> None:
+    row = manual.submit(valid_until=timezone.now() + timedelta(hours=1))
+    manual.drain()
+    Transaction.objects.filter(pk=row.pk).update(valid_until=timezone.now() - timedelta(seconds=1))
+    manual.drain()
+    assert state(row) == TransactionState.BROADCASTING
+    assert row.sub_state == "EXPIRING"
+    payload, noop = manual.attempts(row.pk)
+    assert noop.purpose == "NOOP"
+    if winner == "payload":
+        manual.rpc("anvil_dropTransaction", noop.hash)
+        manual.rpc("eth_sendRawTransaction", "0x" + bytes(payload.raw).hex())
+    manual.mine()
+    manual.watch()
+    expected = TransactionState.EXPIRED if winner == "noop" else TransactionState.COMPLETED
+    assert (state(row), row.winner) == (expected, noop if winner == "noop" else payload)
+    assert (row.error is None) == (winner == "payload")

@@ -1,0 +1,303 @@
+"""From a request to a receipt, and every way in which a worker may die on it. The chain counts."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from signer import queue
+from signer.lanes import drain
+from signer.models import Attempt, Lane, Transaction
+from signer.states import TransactionState
+from tests.integration.signer.stage import Crash, Stage, crash_at
+from workflows import Claim, release
+
+
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    """Run `work` in so many threads at once, and raise what one of them raised."""
+    errors: list[BaseException] = []
+    barrier = threading.Barrier(count)
+
+    def run(number: int) -> None:
+        try:
+            barrier.wait()
+            work(number)
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def nonces() -> list[int | None]:
+    return list(Transaction.objects.order_by("created_at").values_list("nonce", flat=True))
+
+
+def test_transaction_is_executed_and_its_receipt_is_kept(stage: Stage) -> None:
+    row = stage.submit()
+    stage.settle()
+    row.refresh_from_db()
+    assert (row.state, row.sub_state, row.nonce) == (TransactionState.COMPLETED, "", 0)
+    assert row.winner is not None
+    assert row.winner.state == "SENT"
+    assert row.winner.receipt is not None
+    assert row.block_hash == row.winner.receipt["blockHash"]
+
+
+def test_batch_gets_nonces_in_the_order_of_submission(stage: Stage) -> None:
+    stage.deploy_counter()
+    rows = [stage.record(n) for n in range(40)]
+    stage.settle()
+    for expected, row in enumerate(rows, start=1):
+        row.refresh_from_db()
+        assert (row.nonce, row.state) == (expected, TransactionState.COMPLETED)
+    assert [stage.counted(n) for n in range(40)] == [1] * 40
+
+
+def test_no_more_than_the_cap_is_in_flight(manual: Stage) -> None:
+    for _ in range(20):
+        manual.submit()
+    manual.drain()
+    assert manual.in_flight() == 16
+    waiting = Transaction.objects.filter(nonce__isnull=True).values_list("state", "sub_state")
+    assert set(waiting) == {(TransactionState.QUEUED, "LANE_FULL")}
+    manual.mine()
+    manual.watch()
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    assert sorted(n for n in nonces() if n is not None) == list(range(20))
+
+
+@pytest.mark.case("S3", "S2")
+@pytest.mark.parametrize("point", ["signer.prepared", "signer.signed"])
+def test_death_before_the_commit_sends_nothing_and_wastes_no_nonce(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    rows = [manual.submit() for _ in range(3)]
+    crash_at(monkeypatch, point)
+    with pytest.raises(Crash):
+        manual.drain()
+    assert manual.pool() == {}
+    assert not Attempt.objects.exists()
+    manual.drain()
+    assert nonces() == [0, 1, 2]
+    manual.mine()
+    manual.settle()
+    assert {Transaction.objects.get(pk=row.pk).state for row in rows} == {"COMPLETED"}
+
+
+@pytest.mark.case("S10")
+def test_death_in_the_middle_of_the_commit_leaves_all_or_nothing(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(5):
+        manual.submit()
+    crash_at(monkeypatch, "signer.attempts_inserted")
+    with pytest.raises(Crash):
+        manual.drain()
+    assert not Attempt.objects.exists()
+    assert manual.lane.next_nonce is None
+    manual.drain()
+    assert nonces() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.case("S4")
+def test_death_after_the_commit_sends_the_committed_bytes(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = manual.submit()
+    crash_at(monkeypatch, "signer.attempts_committed")
+    with pytest.raises(Crash):
+        manual.drain()
+    assert manual.pool() == {}
+    [committed] = manual.attempts(row.pk)
+    manual.rpc("anvil_setNextBlockBaseFeePerGas", hex(3 * 10**9))  # another price now: the bytes stay
+    manual.drain()
+    assert manual.pool()["0"]["hash"] == committed.hash
+    assert len(manual.attempts(row.pk)) == 1
+
+
+@pytest.mark.case("S5", "S27")
+def test_death_after_the_send_finds_the_bytes_known(manual: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = manual.submit()
+    crash_at(monkeypatch, "signer.sent")
+    with pytest.raises(Crash):
+        manual.drain()
+    [attempt] = manual.attempts(row.pk)
+    assert (attempt.state, attempt.send_count) == ("SIGNED", 0)
+    assert manual.pool()["0"]["hash"] == attempt.hash
+    manual.drain()
+    [attempt] = manual.attempts(row.pk)
+    assert (attempt.state, attempt.last_error) == ("SENT", "")
+
+
+@pytest.mark.case("S28")
+def test_nonce_too_low_of_our_own_mined_transaction_completes_it(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = manual.submit()
+    crash_at(monkeypatch, "signer.sent")
+    with pytest.raises(Crash):
+        manual.drain()
+    manual.mine()
+    manual.drain()
+    row.refresh_from_db()
+    assert (row.state, row.sub_state) == (TransactionState.BROADCASTING, "NONCE_USED")
+    manual.watch()
+    row.refresh_from_db()
+    assert (row.state, row.nonce) == (TransactionState.COMPLETED, 0)
+
+
+@pytest.mark.case("S13")
+def test_lane_drained_ten_times_at_once_gives_each_nonce_once(stage: Stage) -> None:
+    stage.deploy_counter()
+    for n in range(12):
+        stage.record(n)
+    lane_id = stage.lane.pk
+    in_threads(10, lambda _: drain(lane_id))
+    stage.settle()
+    assert sorted(n for n in nonces() if n is not None) == list(range(13))
+    assert [stage.counted(n) for n in range(12)] == [1] * 12
+    assert Attempt.objects.count() == 13
+
+
+@pytest.mark.case("S14")
+def test_worker_that_lost_its_lane_writes_nothing(manual: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lane changes hands while the first worker holds signed transactions in memory."""
+    from signer import lanes
+
+    row = manual.submit()
+    armed = [True]
+
+    def crashpoint(name: str) -> None:
+        if name == "signer.signed" and armed:
+            armed.clear()
+            # What a lease that ran out looks like to the next worker.
+            Lane.objects.update(lease_until=None)
+            queue.client().flushall()
+            drain(manual.lane.pk)
+
+    monkeypatch.setattr(lanes, "crashpoint", crashpoint)
+    manual.drain()
+    assert not armed
+    [attempt] = manual.attempts(row.pk)
+    assert attempt.epoch == manual.lane.epoch == 2
+    assert manual.pool()["0"]["hash"] == attempt.hash
+    assert manual.lane.next_nonce == 1
+
+
+@pytest.mark.case("S16")
+def test_signer_works_without_redis(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "client", lambda: queue.connect("redis://127.0.0.1:1/0"))
+    row = stage.submit()
+    stage.settle()
+    row.refresh_from_db()
+    assert (row.state, row.nonce) == (TransactionState.COMPLETED, 0)
+
+
+def test_dead_worker_leaves_its_lane_to_the_next_after_the_lease(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manual.submit()
+    lane_id = manual.lane.pk
+    Lane.objects.filter(pk=lane_id).update(lease_until="2999-01-01T00:00:00Z", epoch=7)
+    manual.drain()
+    assert manual.in_flight() == 0
+    Lane.objects.filter(pk=lane_id).update(lease_until="2000-01-01T00:00:00Z")
+    manual.drain()
+    assert manual.in_flight() == 1
+    assert manual.lane.epoch == 8
+
+
+def test_wake_up_that_finds_the_lane_owned_is_not_lost(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction comes when the owner has looked for the last time and has not let go yet."""
+    late: list[Transaction] = []
+
+    manual.submit()
+
+    def releasing(held: Claim[Any], **updates: Any) -> None:
+        if not late:
+            late.append(manual.submit())
+            drain(manual.lane.pk)  # its wake-up: finds the lane owned
+            assert manual.in_flight() == 1
+        release(held, **updates)
+
+    monkeypatch.setattr("signer.lanes.release", releasing)
+    manual.drain()
+    assert manual.in_flight() == 2
+
+
+def test_room_that_appears_while_the_lane_is_owned_is_used(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(17):
+        manual.submit()
+    once = [True]
+
+    def releasing(held: Claim[Any], **updates: Any) -> None:
+        if once:
+            once.clear()
+            manual.mine()
+            manual.watch()  # its wake-up for the lane is lost: the lane is owned
+        release(held, **updates)
+
+    monkeypatch.setattr("signer.lanes.release", releasing)
+    manual.drain()
+    assert manual.lane.next_nonce == 17
+
+
+@pytest.mark.case("S14")
+def test_watcher_that_lost_its_lease_settles_nothing(manual: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.db.models import F
+
+    from signer import watching
+    from signer.models import Chain
+
+    row = manual.submit()
+    manual.drain()
+    manual.mine()
+
+    def crashpoint(name: str) -> None:
+        if name == "signer.receipts_read":
+            Chain.objects.update(epoch=F("epoch") + 1)
+
+    with monkeypatch.context() as frozen:
+        frozen.setattr(watching, "crashpoint", crashpoint)
+        manual.watch()
+    row.refresh_from_db()
+    assert row.state == TransactionState.BROADCASTING
+    assert row.winner is None
+    Chain.objects.update(lease_until=None)
+    manual.watch()
+    row.refresh_from_db()
+    assert row.state == TransactionState.COMPLETED
+
+
+def test_signed_bytes_and_nonces_cannot_be_altered(stage: Stage) -> None:
+    from django.db import DatabaseError
+
+    row = stage.submit()
+    stage.settle()
+    changes: list[Callable[[], Any]] = [
+        lambda: Attempt.objects.update(raw=b"other"),
+        lambda: Attempt.objects.update(hash="0x" + "00" * 32),
+        lambda: Attempt.objects.all()._raw_delete("default"),
+        lambda: Transaction.objects.filter(pk=row.pk).update(nonce=5),
+        lambda: Transaction.objects.filter(pk=row.pk).update(value=5),
+        lambda: Transaction.objects.filter(pk=row.pk)._raw_delete("default"),
+    ]
+    for change in changes:
+        with pytest.raises(DatabaseError, match="append-only"):
+            change()

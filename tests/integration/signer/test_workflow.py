@@ -1,0 +1,100 @@
+"""A step that returns a transaction: the run waits for its receipt, or learns why there is none."""
+
+import time
+
+import pytest
+from pydantic import BaseModel
+
+from signer import Receipt, Transaction, TransactionRequest
+from tests.integration.signer.stage import Stage
+from workflows import Operation, Workflow, step
+from workflows.engine.drive import advance
+from workflows.models import Run
+
+
+class Orders(BaseModel):
+    counter: str
+    data: list[str]
+
+
+class PlaceOrders(Workflow[Orders, list[str]]):
+    """Send several transactions at once and wait for all of them."""
+
+    class Meta:
+        name, version, queue = "signer.test_orders", 1, "workflows"
+
+    @step
+    def send(self, input: Orders) -> list[TransactionRequest]:
+        return [
+            TransactionRequest(
+                chain_id=31337, sender="sender", to=input.counter, data=data, gas_limit=100_000
+            )
+            for data in input.data
+        ]
+
+    @step
+    def report(self, send: list[Receipt], operation: Operation) -> list[str]:
+        return [receipt.transaction_hash for receipt in send]
+
+
+def finish(stage: Stage, run: Run) -> Run:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and run.finished_at is None and run.state != "DEAD_LETTER":
+        advance(run.pk)
+        stage.settle()
+        run.refresh_from_db()
+    return run
+
+
+def start(stage: Stage, *requests: int) -> Run:
+    data = [stage.counter.encode("record", number) for number in requests]
+    assert stage.counter.address is not None
+    run: Run = PlaceOrders.start(Orders(counter=stage.counter.address, data=data), correlation_id="case-7")
+    return run
+
+
+def test_run_gets_the_receipts_of_its_transactions_in_order(stage: Stage) -> None:
+    stage.deploy_counter()
+    run = finish(stage, start(stage, 1, 2, 3))
+    rows = list(Transaction.objects.filter(scope="workflow").order_by("nonce"))
+    assert run.state == "SUCCEEDED"
+    assert run.output == [row.winner.hash for row in rows if row.winner]
+    assert [row.nonce for row in rows] == [1, 2, 3]
+    assert {row.correlation_id for row in rows} == {"case-7"}
+    assert [stage.counted(number) for number in (1, 2, 3)] == [1, 1, 1]
+
+
+def test_run_learns_the_decoded_reason_of_a_revert(stage: Stage) -> None:
+    stage.deploy_counter()
+    stage.submit(
+        to=stage.counter.address, value=0, data=stage.counter.encode("refuse", 2, True), gas_limit=100_000
+    )
+    stage.settle()
+    run = finish(stage, start(stage, 1, 2))
+    assert run.state == "FAILED"
+    assert run.error is not None
+    assert run.error["code"] == "TRANSACTION_REVERTED"
+    assert "request refused" in run.error["message"]
+    assert stage.counted(1) == 1
+
+
+@pytest.mark.case("S8")
+def test_death_in_the_settling_commit_neither_settles_nor_wakes(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.integration.signer.stage import Crash, crash_at
+    from workflows.models import Wait
+
+    manual.rpc("evm_setAutomine", True)
+    manual.deploy_counter()
+    manual.rpc("evm_setAutomine", False)
+    run = start(manual, 1)
+    advance(run.pk)
+    manual.drain()
+    manual.mine()
+    crash_at(monkeypatch, "signer.settling")
+    with pytest.raises(Crash):
+        manual.watch()
+    assert Wait.objects.get(run=run).state == "PENDING"
+    manual.watch()
+    assert Wait.objects.get(run=run).state == "DONE"

@@ -1,0 +1,22 @@
+"""The moves of a transaction."""
+
+from signer.states import FINAL, IN_FLIGHT, TRANSITIONS, WAITING, TransactionState, may_become
+
+
+def test_every_state_is_in_the_table_and_final_ones_lead_nowhere() -> None:
+    assert set(TRANSITIONS) == set(TransactionState)
+    assert {state for state, targets in TRANSITIONS.items() if not targets} == {*FINAL, "PENDING_APPROVAL"}
+    assert {*WAITING, *IN_FLIGHT, *FINAL} == set(TransactionState)
+
+
+def test_nothing_in_flight_goes_back_to_where_a_nonce_is_given() -> None:
+    for state in IN_FLIGHT:
+        assert not TRANSITIONS[state] & set(WAITING)
+
+
+def test_a_nonce_is_given_in_one_place_only() -> None:
+    assert [state for state in may_become(TransactionState.BROADCASTING) if state in WAITING] == ["SIGNING"]
+
+
+def test_completed_is_reached_only_from_the_chain() -> None:
+    assert set(may_become(TransactionState.COMPLETED)) == set(IN_FLIGHT)
