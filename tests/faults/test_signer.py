@@ -155,7 +155,7 @@ def test_replacement_cut_off_by_a_crash_is_one_execution_whichever_hash_is_mined
 def test_three_hundred_transactions_survive_a_worker_killed_every_two_seconds(
     live: Live, stage: Stage
 ) -> None:
-    Chain.objects.update(max_in_flight=8)  # else they are through before anything can be killed
+    Chain.objects.update(max_in_flight=16)  # else they are through before anything can be killed
     rows = [stage.record(number) for number in range(1, 301)]
     killed = 0
     while Transaction.objects.filter(settled_at__isnull=True).exists() and killed < 20:
