@@ -1,0 +1,103 @@
+"""The platform's own rows in the admin, and what it tells the engine's pages about transactions."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group, User
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from django_celery_results.models import GroupResult, TaskResult
+from unfold.admin import ModelAdmin
+from unfold.decorators import action, display
+from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+
+from dalp.models import ApiToken, IdempotencyRecord
+from signer.models import Attempt
+from workflows import admin as workflows_admin
+
+HASH = re.compile(r"0x[0-9a-f]{64}")
+
+
+def transactions_with_hash(term: str) -> Iterable[str]:
+    """Return the id of the transaction that the hash belongs to, whichever of its attempts had it."""
+    if not HASH.fullmatch(term.lower()):
+        return ()
+    found = Attempt.objects.filter(hash=term.lower()).values_list("transaction_id", flat=True)
+    return [str(identifier) for identifier in found]
+
+
+workflows_admin.REFERENCE_VIEWS["transaction"] = "admin:signer_transaction_change"
+workflows_admin.REFERENCE_FINDERS.append(transactions_with_hash)
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(ModelAdmin):  # type: ignore[misc]
+    """API tokens: who has one, when it was last used, and taking it away. They are made by create_api_token."""
+
+    list_display = ("name", "prefix", "role", "created_at", "last_used_at", "shown_state")
+    list_filter = ("role",)
+    search_fields = ("name", "prefix")
+    fields = readonly_fields = ("name", "prefix", "role", "created_at", "last_used_at", "revoked_at")
+    actions = ("revoke",)
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return False: a token made here would have to be shown on a page."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return False: what a token did stays attached to it; revoke it instead."""
+        return False
+
+    @display(description="State", label={"live": "success", "revoked": "danger"})
+    def shown_state(self, token: ApiToken) -> str:
+        """Return whether it still opens the door."""
+        return "revoked" if token.revoked_at else "live"
+
+    @action(description="Revoke", permissions=["change"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiToken]) -> None:
+        """Revoke the chosen tokens; the next request with one is refused."""
+        count = queryset.filter(revoked_at=None).update(revoked_at=timezone.now())
+        self.message_user(request, f"{count} revoked.")
+
+
+@admin.register(IdempotencyRecord)
+class IdempotencyRecordAdmin(workflows_admin.ReadOnly, ModelAdmin):  # type: ignore[misc]
+    """First answers to requests with a key."""
+
+    list_display = ("key", "method", "path", "status", "token", "created_at")
+    search_fields = ("key", "path")
+    list_select_related = ("token",)
+
+
+for model in (User, Group, TaskResult, GroupResult):
+    if admin.site.is_registered(model):
+        admin.site.unregister(model)
+
+
+@admin.register(User)
+class PersonAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc, type-arg]
+    """People who may use the console."""
+
+    form = UserChangeForm
+    add_form = UserCreationForm
+    change_password_form = AdminPasswordChangeForm
+
+
+@admin.register(Group)
+class PermissionGroupAdmin(DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
+    """Groups of people with the same permissions."""
+
+
+@admin.register(TaskResult)
+class OperationalTaskAdmin(workflows_admin.ReadOnly, ModelAdmin):  # type: ignore[misc]
+    """Results of operational tasks. Steps of runs are not here; they are in their run."""
+
+    list_display = ("task_name", "status", "date_done", "worker")
+    list_filter = ("task_name", "status")
+    search_fields = ("task_id", "task_name")
+    fields = ("task_name", "task_id", "status", "date_created", "date_done", "worker", "result", "traceback")

@@ -1,0 +1,17 @@
+"""The REST API under /api/v1. Its contract: paths, names, states and errors that clients rely on."""
+
+from ninja import NinjaAPI
+
+from dalp.api import problems, transactions, workflows
+from dalp.api.bodies import BoundedParser
+
+api = NinjaAPI(
+    title="DALP",
+    version="1",
+    description="Runs digital-asset operations that must finish, and shows what became of them.",
+    parser=BoundedParser(),
+    urls_namespace="api",
+)
+problems.connect(api)
+api.add_router("", workflows.router)
+api.add_router("", transactions.router)

@@ -1,0 +1,194 @@
+"""What the API answers, for the OpenAPI document and for ninja, which checks every answer against it."""
+
+from typing import Any, Generic, TypeVar
+
+from ninja import Schema
+from pydantic import ConfigDict, Field, JsonValue
+
+T = TypeVar("T")
+
+
+class Problem(Schema):
+    """An error, as RFC 9457 has it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="stable; docs/reference/errors.md lists them")
+    retryable: bool = Field(description="whether the same request may succeed later")
+    fix: str
+    correlation_id: str
+    errors: dict[str, list[str]] | None = Field(None, description="by the field's path")
+
+
+class Failure(Schema):
+    """Why a step, run or transaction failed."""
+
+    model_config = ConfigDict(extra="allow")
+
+    code: str = ""
+    message: str = ""
+
+
+class Page(Schema, Generic[T]):
+    """A part of a list."""
+
+    items: list[T]
+    next_cursor: str | None = Field(description="the parameter `cursor` of the next page; null at the end")
+
+
+class DefinitionStep(Schema):
+    """A step of a workflow."""
+
+    name: str
+    effect: str
+
+
+class Definition(Schema):
+    """A workflow that can be started."""
+
+    name: str
+    version: int
+    steps: list[DefinitionStep]
+    input_schema: dict[str, Any]
+
+
+class Step(Schema):
+    """A step of a run, or the undo of one."""
+
+    name: str
+    operation_id: str
+    state: str
+    attempt: int
+    output: JsonValue
+    error: Failure | None
+    transaction_id: str | None = Field(description="the first one, when the step sent several")
+    transaction_ids: list[str]
+    started_at: str | None
+    finished_at: str | None
+
+
+class Run(Schema):
+    """One execution of a workflow."""
+
+    id: str
+    workflow: str
+    version: int
+    state: str
+    waiting_for: str
+    input: JsonValue
+    output: JsonValue
+    error: Failure | None
+    correlation_id: str
+    created_at: str
+    finished_at: str | None
+    steps: list[Step]
+
+
+class Event(Schema):
+    """An entry of a run's history."""
+
+    seq: int
+    kind: str
+    at: str
+    data: JsonValue
+    previous_hash: str
+    hash: str
+
+
+class History(Page[Event]):
+    """A run's history, oldest first."""
+
+    run_id: str
+
+
+class DeadLetter(Schema):
+    """A run that needs, or needed, a person."""
+
+    id: str
+    run_id: str
+    operation_id: str
+    reason: str
+    error: Failure
+    state: str
+    created_at: str
+    resolved_at: str | None
+    resolved_by: str
+    resolution: str
+    note: str
+
+
+class Attempt(Schema):
+    """One signed form of a transaction."""
+
+    seq: int
+    purpose: str
+    state: str
+    hash: str
+    nonce: int
+    max_fee_per_gas_wei: str
+    max_priority_fee_per_gas_wei: str
+    gas_limit: int
+    send_count: int
+    first_sent_at: str | None
+    last_sent_at: str | None
+    last_error: str
+    last_error_message: str
+
+
+class Log(Schema):
+    """One event of a contract."""
+
+    address: str
+    topics: list[str]
+    data: str
+
+
+class Receipt(Schema):
+    """The proof that a transaction was executed."""
+
+    transaction_id: str
+    transaction_hash: str
+    chain_id: int
+    block_number: int
+    block_hash: str
+    gas_used: int
+    contract_address: str | None
+    logs: list[Log]
+    status: int = Field(description="1: it was carried out; 0: it reverted")
+
+
+class Transaction(Schema):
+    """One intent, executed at most once."""
+
+    id: str
+    state: str
+    sub_state: str
+    chain_id: int
+    sender: str = Field(alias="from")
+    to: str | None
+    value: str
+    data: str
+    nonce: int | None
+    hash: str | None
+    speed: str
+    valid_until: str | None
+    label: str
+    correlation_id: str
+    attempts: list[Attempt]
+    receipt: Receipt | None
+    error: Failure | None
+    created_at: str
+    settled_at: str | None
+
+
+READ_ERRORS: dict[Any, Any] = {frozenset({401, 403, 404, 422}): Problem}
+WRITE_ERRORS: dict[Any, Any] = {frozenset({400, 401, 403, 404, 409, 413, 422}): Problem}
+
+
+def idempotency_key(*, required: bool) -> dict[str, Any]:
+    """Return how the OpenAPI document describes the header Idempotency-Key."""
+    description = "The same at every repetition of this request; a repetition gets the first answer again."
+    header = {"name": "Idempotency-Key", "in": "header", "required": required, "description": description}
+    return {"parameters": [{**header, "schema": {"type": "string", "minLength": 1, "maxLength": 255}}]}

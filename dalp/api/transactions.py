@@ -1,0 +1,199 @@
+"""Transactions over REST: submit one, follow it. Never its signed bytes: they are the signer's to send."""
+
+import re
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from ninja import Query, Router, Schema
+from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from dalp.api import schemas
+from dalp.api.auth import OPERATOR, VIEWER, caller, scope
+from dalp.api.idempotency import once
+from dalp.api.pagination import FilterText, Page, instant, paginate
+from dalp.api.problems import by_field, invalid, not_found
+from dalp.api.schemas import READ_ERRORS as READ
+from dalp.api.schemas import WRITE_ERRORS as WRITE
+from dalp.api.schemas import Page as Listing
+from dalp.api.schemas import idempotency_key
+from keyguard import KeyNotFoundError
+from signer import TransactionRequest, UnknownChainError, receipt_of, submit_transaction
+from signer.models import Attempt, Transaction
+from signer.states import TransactionState
+
+router = Router(tags=["transactions"], auth=VIEWER)
+
+
+def amount(given: Any) -> int:
+    """Return an amount of wei given as a decimal string or a whole JSON number; nothing is ever rounded."""
+    if isinstance(given, str) and AMOUNT.fullmatch(given):
+        return int(given)
+    if type(given) is int and given >= 0:
+        return given
+    raise ValueError("must be a whole number of wei as a decimal string")
+
+
+AMOUNT = re.compile(r"[0-9]{1,78}", re.ASCII)
+Amount = Annotated[
+    int,
+    BeforeValidator(amount),
+    Field(le=2**256 - 1),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,78}$", "description": "wei, a decimal string"}),
+]
+
+
+class SubmitTransaction(Schema):
+    """One intent. wei amounts are decimal strings (whole JSON numbers are taken, too)."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=False)
+
+    chain_id: int = Field(gt=0, strict=True)
+    sender: str = Field(alias="from", min_length=1, max_length=100, description="a key's alias or address")
+    to: str | None = Field(None, description="null deploys a contract")
+    value: Amount = Field(0, json_schema_extra={"default": "0"})
+    data: str = "0x"
+    gas_limit: int | None = Field(None, strict=True)
+    speed: Literal["economy", "standard", "fast"] = "standard"
+    valid_until: AwareDatetime | None = Field(None, description="not begun after this instant")
+
+
+class TransactionFilters(Page):
+    """Which transactions to list."""
+
+    state: TransactionState | None = None
+    chain_id: int | None = Field(None, gt=0, lt=2**63)
+    hash: FilterText | None = None
+    correlation_id: FilterText | None = None
+
+
+def present_attempt(attempt: Attempt) -> dict[str, Any]:
+    """Return one signed form of a transaction as the API shows it."""
+    return {
+        "seq": attempt.seq,
+        "purpose": attempt.purpose,
+        "state": attempt.state,
+        "hash": attempt.hash,
+        "nonce": attempt.nonce,
+        "max_fee_per_gas_wei": decimal_text(attempt.max_fee_per_gas_wei),
+        "max_priority_fee_per_gas_wei": decimal_text(attempt.max_priority_fee_per_gas_wei),
+        "gas_limit": attempt.gas_limit,
+        "send_count": attempt.send_count,
+        "first_sent_at": instant(attempt.first_sent_at),
+        "last_sent_at": instant(attempt.last_sent_at),
+        "last_error": attempt.last_error,
+        "last_error_message": attempt.last_error_message,
+    }
+
+
+def decimal_text(amount: Any) -> str | None:
+    """Return an amount of wei as text: a JSON number would lose its last digits in many readers."""
+    return None if amount is None else str(int(amount))
+
+
+def present_receipt(transaction: Transaction, winner: Attempt) -> dict[str, Any] | None:
+    """Return the proof that the transaction was executed; `status` 0 means that it reverted."""
+    if winner.receipt is None:
+        return None
+    receipt = receipt_of(transaction, winner).model_dump(mode="json")
+    return {**receipt, "status": int(winner.receipt.get("status", "0x1"), 16)}
+
+
+def present(transaction: Transaction) -> dict[str, Any]:
+    """Return a transaction as the API shows it."""
+    attempts = sorted(transaction.attempts.all(), key=lambda attempt: attempt.seq)
+    winner = next((attempt for attempt in attempts if attempt.pk == transaction.winner_id), None)
+    shown = winner or (attempts[-1] if attempts else None)
+    return {
+        "id": str(transaction.pk),
+        "state": transaction.state,
+        "sub_state": transaction.sub_state,
+        "chain_id": transaction.chain_id,
+        "from": transaction.lane.address,
+        "to": transaction.to,
+        "value": decimal_text(transaction.value),
+        "data": transaction.data,
+        "nonce": transaction.nonce,
+        "hash": shown.hash if shown else None,
+        "speed": transaction.speed,
+        "valid_until": instant(transaction.valid_until),
+        "label": transaction.label,
+        "correlation_id": transaction.correlation_id,
+        "attempts": [present_attempt(attempt) for attempt in attempts],
+        "receipt": present_receipt(transaction, winner) if winner else None,
+        "error": transaction.error,
+        "created_at": instant(transaction.created_at),
+        "settled_at": instant(transaction.settled_at),
+    }
+
+
+def transactions() -> "QuerySet[Transaction]":
+    """Return all transactions with what showing them needs."""
+    return Transaction.objects.select_related("lane").prefetch_related("attempts")
+
+
+def request_of(payload: SubmitTransaction) -> TransactionRequest:
+    """Return the signer's request; raises ProblemError 422 that names the field."""
+    try:
+        return TransactionRequest.model_validate({"to": payload.to, **payload.model_dump(exclude_unset=True)})
+    except ValidationError as error:
+        found = by_field([dict(entry) for entry in error.errors(include_url=False, include_input=False)])
+        raise invalid({"from" if name == "sender" else name: what for name, what in found.items()}) from None
+
+
+@router.post(
+    "/transactions",
+    auth=OPERATOR,
+    response={202: schemas.Transaction, **WRITE},
+    openapi_extra=idempotency_key(required=True),
+    summary="Submit a transaction",
+)
+def submit(request: HttpRequest, payload: SubmitTransaction) -> HttpResponse:
+    """Take a transaction on: from here on it will be sent exactly once. Needs an Idempotency-Key."""
+    wanted = request_of(payload)
+
+    def start(key: str) -> dict[str, Any]:
+        try:
+            transaction, _ = submit_transaction(
+                wanted,
+                idempotency_key=key,
+                scope=scope(caller(request)),
+                correlation_id=request.correlation_id,  # type: ignore[attr-defined]
+            )
+        except UnknownChainError as error:
+            raise invalid({"chain_id": [str(error)]}, error.code) from None
+        except KeyNotFoundError as error:
+            raise invalid({"from": [str(error)]}, error.code) from None
+        return present(transactions().get(pk=transaction.pk))
+
+    return once(request, payload.model_dump(mode="json", by_alias=True, exclude_unset=True), start)
+
+
+@router.get(
+    "/transactions",
+    response={200: Listing[schemas.Transaction], **READ},
+    by_alias=True,
+    summary="Transactions, newest first",
+)
+def list_transactions(request: HttpRequest, filters: Query[TransactionFilters]) -> dict[str, Any]:
+    """List transactions; `hash` finds the one that an attempt's hash belongs to."""
+    wanted = filters.model_dump(include={"state", "chain_id", "correlation_id"}, exclude_none=True)
+    rows = transactions().filter(**wanted)
+    if filters.hash is not None:
+        rows = rows.filter(pk__in=Attempt.objects.filter(hash=filters.hash.lower()).values("transaction_id"))
+    return paginate(request, rows, filters, present)
+
+
+@router.get(
+    "/transactions/{uuid:transaction_id}",
+    response={200: schemas.Transaction, **READ},
+    by_alias=True,
+    summary="One transaction with its attempts",
+)
+def show_transaction(request: HttpRequest, transaction_id: UUID) -> dict[str, Any]:
+    """Show a transaction."""
+    transaction = transactions().filter(pk=transaction_id).first()
+    if transaction is None:
+        raise not_found("transaction")
+    return present(transaction)

@@ -1,0 +1,20 @@
+"""What the platform connects when Django starts."""
+
+from django.apps import AppConfig
+
+
+class DalpConfig(AppConfig):
+    """The platform's own app: API tokens, idempotency records, checks and alerts."""
+
+    name = "dalp"
+    verbose_name = "Platform"
+
+    def ready(self) -> None:
+        """Connect logs, error reports, queues, checks and alerts; opens no connection."""
+        from dalp import alerts, celery, checks, heartbeat, logs, sentry  # noqa: F401, heartbeat listens
+
+        logs.configure()
+        sentry.configure()
+        checks.register()
+        alerts.connect()
+        celery.declare_queues()

@@ -1,0 +1,77 @@
+"""The Celery application. Messages only wake workers: what to do is always read from the database."""
+
+import os
+import sys
+from typing import Any
+
+from celery import Celery, signals
+from kombu.entity import Queue
+from kombu.transport import redis as redis_transport
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dalp.settings")
+
+app = Celery("dalp")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+
+
+# A publisher waits this long for an answer of Redis. Its message is only a wake-up; a request must not hang on it.
+PUBLISH_SECONDS = 1.0
+
+
+def guard_broker_loss() -> None:
+    """Make a lost Redis connection recoverable for a busy worker, and a frozen Redis harmless for a publisher.
+
+    Lost: Celery 5.7.0 closes the broker connection before it gives unacknowledged messages back, and kombu's Redis
+    channel then reads the parameters of a closed connection: an AttributeError that nothing catches, and the process
+    exits. Raised as a connection error it takes the ordinary way of reconnecting. Remove this half when a Celery
+    release after 5.7.0 passes tests/faults/test_broker_loss.py without it.
+
+    Frozen: kombu gives its connections no timeout, and redis-py 8 repeats commands by itself. A worker's blocking read
+    is not cut short by the timeout: kombu reads only once the socket has something.
+    """
+    channel: Any = redis_transport.Channel
+    original = channel._connparams
+
+    def connparams(self: Any, asynchronous: bool = False) -> Any:
+        if getattr(self.connection, "client", None) is None:
+            raise RedisConnectionError("channel of a closed connection")
+        parameters = original(self, asynchronous=asynchronous)
+        return {**parameters, "socket_timeout": PUBLISH_SECONDS, "retry": Retry(NoBackoff(), 0)}
+
+    channel._connparams = connparams
+
+
+guard_broker_loss()
+
+
+def declare_queues() -> None:
+    """Tell Celery every queue that a workflow names, so that a worker started without options serves them all."""
+    from workflows import definitions
+
+    names = {"workflows", "signer", "ops"}
+    for definition in definitions():
+        names |= {definition.queue, *(step.queue for step in definition.steps)}
+    app.conf.task_queues = [Queue(name, routing_key=name) for name in sorted(names)]  # type: ignore[no-untyped-call]
+
+
+@signals.worker_init.connect
+@signals.beat_init.connect
+def stop_unsafe_process(**_: Any) -> None:
+    """End the process before its first task when a production secret is missing; Celery ignores failed checks."""
+    from django.core.exceptions import ImproperlyConfigured
+
+    from dalp.checks import stop_if_unsafe
+
+    try:
+        stop_if_unsafe()
+    except ImproperlyConfigured as error:
+        sys.exit(str(error))  # signals swallow ordinary exceptions
+
+
+@signals.setup_logging.connect
+def keep_logging(**_: Any) -> None:
+    """Leave the log set-up of settings.LOGGING alone; a receiver here is how Celery is told so."""

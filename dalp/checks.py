@@ -1,0 +1,94 @@
+"""Start-up checks: what must be right before the first request or task, each with what to do about it."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any
+
+from django.conf import settings
+from django.core import checks
+from django.core.checks import CheckMessage, Error
+from django.core.exceptions import ImproperlyConfigured
+
+DEVELOPMENT_HINT = "On your own machine, set DEBUG=1 to use the development secrets."
+
+
+def unsafe_secrets() -> list[CheckMessage]:
+    """Return an error for each secret that production must not start with."""
+    if settings.DEBUG:
+        return []
+    found: list[CheckMessage] = []
+    if settings.SECRET_KEY == settings.DEVELOPMENT_SECRET_KEY:
+        found.append(
+            Error(
+                "SECRET_KEY is missing or the development one.",
+                hint=f"Set SECRET_KEY (or SECRET_KEY_FILE) to 50 or more random characters. {DEVELOPMENT_HINT}",
+                id="dalp.E001",
+            )
+        )
+    if settings.KEYGUARD_KEK == settings.DEVELOPMENT_KEK:
+        found.append(
+            Error(
+                "KEYGUARD_KEK is missing or the development one.",
+                hint=f"Set KEYGUARD_KEK (or KEYGUARD_KEK_FILE): `openssl rand -base64 32`. {DEVELOPMENT_HINT}",
+                id="dalp.E002",
+            )
+        )
+    if settings.DALP_TEST_DISABLE_FENCE:
+        found.append(
+            Error(
+                "DALP_TEST_DISABLE_FENCE is set: two workers could do the same work twice.",
+                hint="Unset it. Only the test suite uses it, with DEBUG on.",
+                id="dalp.E003",
+            )
+        )
+    return found
+
+
+def malformed_secrets() -> list[CheckMessage]:
+    """Return an error when the key-encryption key cannot be one, in any mode."""
+    try:
+        size = len(base64.b64decode(settings.KEYGUARD_KEK, validate=True))
+    except (binascii.Error, ValueError):
+        size = -1
+    if size == 32:
+        return []
+    return [
+        Error(
+            "KEYGUARD_KEK is not 32 bytes in base64.",
+            hint="Make one: `openssl rand -base64 32`. Keep the old one as long as keys are wrapped by it.",
+            id="dalp.E004",
+        )
+    ]
+
+
+def check_secrets(app_configs: Sequence[Any] | None = None, **_: Any) -> list[CheckMessage]:
+    """Return what is wrong with the secrets; `manage.py` refuses to run a command when there is anything."""
+    return [*unsafe_secrets(), *malformed_secrets()]
+
+
+def check_database(app_configs: Sequence[Any] | None = None, **_: Any) -> list[CheckMessage]:
+    """Return a warning when production runs on SQLite."""
+    if settings.DEBUG or "sqlite" not in settings.DATABASES["default"]["ENGINE"]:
+        return []
+    return [
+        checks.Warning(
+            "Production runs on SQLite: one writer at a time, one machine, and a power cut may lose the last commits.",
+            hint="Set DATABASE_URL to a PostgreSQL database.",
+            id="dalp.W001",
+        )
+    ]
+
+
+def register() -> None:
+    """Register the checks with Django."""
+    checks.register(check_secrets)
+    checks.register(check_database)
+
+
+def stop_if_unsafe() -> None:
+    """Raise ImproperlyConfigured when a check finds an error. For the processes in which Django runs no checks."""
+    errors = check_secrets()
+    if errors:
+        lines = [f"{error.msg} {error.hint} ({error.id})" for error in errors]
+        raise ImproperlyConfigured("DALP does not start:\n" + "\n".join(lines))

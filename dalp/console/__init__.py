@@ -1,0 +1,1 @@
+"""The console: what an operator sees beyond the lists of rows."""

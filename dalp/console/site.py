@@ -1,0 +1,109 @@
+"""The look of the console: title, colours by environment, and the sidebar in the operator's words."""
+
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.urls import NoReverseMatch, reverse
+
+# Group -> (title, icon, admin view). A page that an installation doesn't have is left out.
+PAGES: dict[str, list[tuple[str, str, str]]] = {
+    "Operations": [
+        ("Overview", "monitor_heart", "admin:index"),
+        ("Dead letters", "crisis_alert", "admin:workflows_deadletter_changelist"),
+        ("Runs", "account_tree", "admin:workflows_run_changelist"),
+        ("Virtual objects", "lock", "admin:workflows_objectkey_changelist"),
+        ("Assets", "token", "admin:assets_asset_changelist"),
+        ("Investors", "groups", "admin:assets_investor_changelist"),
+        ("Platforms", "foundation", "admin:assets_platform_changelist"),
+    ],
+    "Transactions": [
+        ("Transactions", "swap_horiz", "admin:signer_transaction_changelist"),
+        ("Attempts", "send", "admin:signer_attempt_changelist"),
+        ("Lanes", "low_priority", "admin:signer_lane_changelist"),
+        ("Chains", "link", "admin:signer_chain_changelist"),
+        ("Blocks", "view_in_ar", "admin:signer_block_changelist"),
+    ],
+    "Keys": [
+        ("Keys", "key", "admin:keyguard_key_changelist"),
+        ("Signing records", "signature", "admin:keyguard_signingrecord_changelist"),
+        ("Key-encryption keys", "enhanced_encryption", "admin:keyguard_kek_changelist"),
+    ],
+    "Platform": [
+        ("API tokens", "api", "admin:dalp_apitoken_changelist"),
+        ("Idempotency records", "filter_1", "admin:dalp_idempotencyrecord_changelist"),
+        ("Operational task results", "task_alt", "admin:django_celery_results_taskresult_changelist"),
+        ("People", "person", "admin:auth_user_changelist"),
+        ("Groups", "shield_person", "admin:auth_group_changelist"),
+    ],
+}
+
+
+def item(title: str, icon: str, view: str) -> dict[str, Any] | None:
+    """Return one line of the sidebar, None when there is no such page."""
+    try:
+        line = {"title": title, "icon": icon, "link": reverse(view)}
+    except NoReverseMatch:
+        return None
+    if view == "admin:workflows_deadletter_changelist":
+        # Only what needs a decision: the list opens on the open ones.
+        line |= {"link": f"{line['link']}?state__exact=OPEN", "badge": "dalp.console.site.open_dead_letters"}
+        line |= {"badge_variant": "danger", "badge_style": "solid"}
+    return line
+
+
+def navigation(request: HttpRequest) -> list[dict[str, Any]]:
+    """Return the sidebar."""
+    groups = []
+    for title, pages in PAGES.items():
+        items = [line for page in pages if (line := item(*page))]
+        groups.append({"title": title, "separator": True, "items": items})
+    return groups
+
+
+def open_dead_letters(request: HttpRequest) -> str:
+    """Return the number on the sidebar's badge, empty when there is none."""
+    from workflows.models import DeadLetter
+
+    count = DeadLetter.objects.filter(state="OPEN").count()
+    return str(count) if count else ""
+
+
+def environment(request: HttpRequest) -> list[str]:
+    """Return the label beside the title: nobody should mistake production for a demo."""
+    return ["Development", "info"] if settings.DEBUG else ["Production", "danger"]
+
+
+UNFOLD: dict[str, Any] = {
+    "SITE_TITLE": "DALP",
+    "SITE_HEADER": "DALP",
+    "SITE_SUBHEADER": "Digital-asset operations",
+    "SITE_SYMBOL": "deployed_code",
+    "SITE_URL": "/api/v1/docs",
+    "SHOW_VIEW_ON_SITE": False,
+    "SHOW_HISTORY": False,  # of changes made in the admin; nothing that matters is changed there
+    "ENVIRONMENT": "dalp.console.site.environment",
+    "DASHBOARD_CALLBACK": "dalp.console.overview.overview",
+    "COMMAND": {"search_models": True},
+    "SIDEBAR": {
+        "show_search": False,
+        "command_search": True,
+        "show_all_applications": False,
+        "navigation": "dalp.console.site.navigation",
+    },
+    "COLORS": {
+        "primary": {
+            "50": "oklch(97% .014 254.604)",
+            "100": "oklch(93.2% .032 255.585)",
+            "200": "oklch(88.2% .059 254.128)",
+            "300": "oklch(80.9% .105 251.813)",
+            "400": "oklch(70.7% .165 254.624)",
+            "500": "oklch(62.3% .214 259.815)",
+            "600": "oklch(54.6% .245 262.881)",
+            "700": "oklch(48.8% .243 264.376)",
+            "800": "oklch(42.4% .199 265.638)",
+            "900": "oklch(37.9% .146 265.522)",
+            "950": "oklch(28.2% .091 267.935)",
+        }
+    },
+}

@@ -1,0 +1,1 @@
+"""How instants are written in the console: sortable, to the second, in UTC."""

@@ -1,0 +1,23 @@
+"""manage.py create_api_token: make a token for the REST API."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from dalp.models import ApiToken, Role
+
+
+class Command(BaseCommand):
+    """Prints the token, and nothing else, on standard output. It is not stored and cannot be shown again."""
+
+    help = "Makes a token for the REST API and prints it once."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare --name and --role."""
+        parser.add_argument("--name", required=True, help="who will use it")
+        parser.add_argument("--role", required=True, choices=Role.values)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Make and print the token."""
+        _, text = ApiToken.issue(options["name"], options["role"])
+        self.stdout.write(text)

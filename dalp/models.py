@@ -1,0 +1,94 @@
+"""What the platform keeps of its own: who may call the API, and which of their requests it has already answered."""
+
+import hashlib
+import hmac
+import secrets
+import uuid
+
+from django.db import models
+from django.db.models.functions import Now
+
+
+class Role(models.TextChoices):
+    """What a token may do; each role may do what those before it may."""
+
+    VIEWER = "viewer"  # read
+    OPERATOR = "operator"  # start and replay
+    ADMIN = "admin"
+
+
+RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.ADMIN: 2}
+TOKEN_PREFIX_LENGTH = 12
+
+
+def token_digest(token: str) -> str:
+    """Return what is stored of a token. One plain hash is enough: 256 random bits cannot be guessed."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+class ApiToken(models.Model):
+    """A bearer token of the REST API. The token itself is shown once and not stored."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=100)
+    prefix = models.CharField(max_length=TOKEN_PREFIX_LENGTH)
+    token_sha256 = models.CharField(max_length=64)
+    role = models.CharField(max_length=10, choices=Role)
+    created_at = models.DateTimeField(db_default=Now())
+    last_used_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name = "API token"
+        constraints = (models.UniqueConstraint(fields=["prefix"], name="dalp_apitoken_prefix_unique"),)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…)"
+
+    @classmethod
+    def issue(cls, name: str, role: str) -> tuple["ApiToken", str]:
+        """Store a new token and return it with the text that its holder sends."""
+        text = f"dalp_{secrets.token_urlsafe(32)}"
+        token = cls.objects.create(
+            name=name, role=Role(role), prefix=text[:TOKEN_PREFIX_LENGTH], token_sha256=token_digest(text)
+        )
+        return token, text
+
+    @classmethod
+    def find(cls, text: str) -> "ApiToken | None":
+        """Return the live token with this text. The comparison takes the same time whatever differs."""
+        if not text.isprintable():
+            return None  # PostgreSQL would not even compare a NUL
+        token = cls.objects.filter(prefix=text[:TOKEN_PREFIX_LENGTH]).first()
+        expected = token.token_sha256 if token else "0" * 64
+        same = hmac.compare_digest(token_digest(text), expected)
+        return token if token and same and token.revoked_at is None else None
+
+    def may(self, role: Role) -> bool:
+        """Return whether this token may do what `role` may."""
+        return RANK[Role(self.role)] >= RANK[role]
+
+
+class IdempotencyRecord(models.Model):
+    """The first answer to a request with this key, committed together with what the request started."""
+
+    token = models.ForeignKey(ApiToken, models.PROTECT, related_name="+")
+    method = models.CharField(max_length=10)
+    path = models.CharField(max_length=300)
+    key = models.CharField(max_length=255)
+    body_sha256 = models.CharField(max_length=64)
+    status = models.PositiveSmallIntegerField(null=True)
+    body = models.JSONField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        verbose_name = "idempotency record"
+        constraints = (
+            # Two requests at once with one key meet here; without it both would start something.
+            models.UniqueConstraint(
+                fields=["token", "method", "path", "key"], name="dalp_idempotency_key_unique"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path} {self.key}"

@@ -1,0 +1,40 @@
+"""Error reports to Sentry when SENTRY_DSN is set, without key material, raw transactions or personal data."""
+
+from typing import Any
+
+from django.conf import settings
+
+
+def drop_variables(event: dict[str, Any]) -> None:
+    """Remove the local variables of keyguard's frames: a plaintext key may be among them."""
+    traces = [value.get("stacktrace") for value in (event.get("exception") or {}).get("values") or []]
+    traces += [value.get("stacktrace") for value in (event.get("threads") or {}).get("values") or []]
+    for trace in traces:
+        for frame in (trace or {}).get("frames") or []:
+            if str(frame.get("module", "")).split(".")[0] == "keyguard":
+                frame.pop("vars", None)
+
+
+def before_send(event: dict[str, Any], _hint: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the event as it may leave the machine."""
+    from keyguard import scrub_secrets
+
+    drop_variables(event)
+    scrubbed: dict[str, Any] = scrub_secrets(event)
+    return scrubbed
+
+
+def configure(transport: Any = None) -> None:
+    """Start the Sentry client when a DSN is set; `transport` replaces the network in tests."""
+    if not settings.SENTRY_DSN:
+        return
+    import sentry_sdk
+
+    sentry_sdk.init(
+        dsn=settings.SENTRY_DSN,
+        # Personal data is off by default (send_default_pii is deprecated); bodies hold people's data, too.
+        max_request_body_size="never",
+        before_send=before_send,  # type: ignore[arg-type]
+        before_breadcrumb=before_send,
+        transport=transport,
+    )

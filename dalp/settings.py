@@ -1,0 +1,247 @@
+"""Settings, all from the environment. `X_FILE` names a file to read any value `X` from (for secrets).
+
+The names are documented in docs/reference/settings.md; dalp/checks.py stops a production start that lacks a secret.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import environ
+from celery.schedules import crontab
+from environ.fileaware_mapping import FileAwareMapping
+
+from dalp.console import site
+from dalp.logs import logging_config
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+class SecretFiles(FileAwareMapping):  # type: ignore[misc]
+    """The environment and the files it names, without the newline that editors leave at a file's end."""
+
+    def __getitem__(self, name: str) -> str:
+        """Return the value of `name`, or the text of the file that `name`_FILE names."""
+        return str(super().__getitem__(name)).rstrip("\n")
+
+
+class Environment(environ.Env):  # type: ignore[misc]
+    """Reads settings; a secret may come from a file."""
+
+    ENVIRON = SecretFiles()
+
+
+env = Environment()
+
+# --- Modes and secrets ------------------------------------------------------------------------------------
+
+# Production is the default: forgetting a variable must not open the door.
+DEBUG = env.bool("DEBUG", default=False)
+
+# Known to everybody who can read this file; dalp/checks.py refuses both unless DEBUG is on.
+DEVELOPMENT_SECRET_KEY = "development-only-secret-key-that-everybody-knows"  # noqa: S105
+DEVELOPMENT_KEK = "ZGV2ZWxvcG1lbnQtb25seS1rZWstMzItYnl0ZXMhISE="
+
+SECRET_KEY = env.str("SECRET_KEY", default="") or DEVELOPMENT_SECRET_KEY
+KEYGUARD_KEK = env.str("KEYGUARD_KEK", default="") or DEVELOPMENT_KEK
+ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+
+# Switches the epoch check off, so that a test can show that the fault suite notices. Never outside tests.
+DALP_TEST_DISABLE_FENCE = env.bool("DALP_TEST_DISABLE_FENCE", default=False)
+
+# --- Applications -----------------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "unfold",
+    "unfold.contrib.filters",
+    "unfold.contrib.forms",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_celery_results",
+    "ninja",
+    "workflows",
+    "keyguard",
+    "signer",
+    "dalp",
+    "dalp.assets",
+    *env.list("DALP_APPS", default=[]),
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "dalp.logs.CorrelationMiddleware",
+    "dalp.api.problems.ProblemMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.middleware.gzip.GZipMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "dalp.urls"
+WSGI_APPLICATION = "dalp.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# --- Database ---------------------------------------------------------------------------------------------
+
+
+def database_config() -> dict[str, Any]:
+    """Return the default database with the options that the engine's guarantees rest on."""
+    config: dict[str, Any] = env.db_url("DATABASE_URL", default=f"sqlite:///{BASE_DIR / 'dalp.sqlite3'}")
+    options = config.setdefault("OPTIONS", {})
+    if "sqlite" in config["ENGINE"]:
+        # IMMEDIATE: a transaction that reads first and writes later would fail with "database is locked" at once,
+        # without waiting. NORMAL survives the death of any process but not a power cut; FULL starves writers. That is
+        # one reason why SQLite is for development.
+        options.setdefault("transaction_mode", "IMMEDIATE")
+        options.setdefault("timeout", 20)
+        options.setdefault("init_command", "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;")
+    elif "postgresql" in config["ENGINE"]:
+        config["CONN_MAX_AGE"] = 60
+        config["CONN_HEALTH_CHECKS"] = True
+        options.setdefault("connect_timeout", 5)
+        # A frozen worker must not hold its row locks for ever: the server ends its transaction.
+        options.setdefault(
+            "options",
+            "-c idle_in_transaction_session_timeout=20s -c lock_timeout=5s -c statement_timeout=30s",
+        )
+    return config
+
+
+DATABASES = {"default": database_config()}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- Redis and Celery -------------------------------------------------------------------------------------
+
+REDIS_URL = env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
+
+CELERY_BROKER_URL = REDIS_URL
+# A message is acknowledged when its work is done, and fetched one at a time: a killed worker holds back little.
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 300,
+    "unacked_restore_interval": 5,
+    "unacked_restore_throttle": 1,
+    "socket_connect_timeout": 2,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+    "client_name": "dalp",
+    # Of a publisher: one try. A worker reconnects by CELERY_BROKER_CONNECTION_MAX_RETRIES.
+    "max_retries": 0,
+}
+# A message only wakes; the sweep finds what a lost one should have woken. So a caller never waits for Redis.
+CELERY_TASK_PUBLISH_RETRY = False
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_SOFT_TIME_LIMIT = 60
+CELERY_TASK_TIME_LIMIT = 90
+CELERY_WORKER_MAX_TASKS_PER_CHILD = 2000
+CELERY_WORKER_ETA_TASK_LIMIT = 1000
+CELERY_TIMEZONE = "UTC"
+# Results are kept for operational tasks only (they say ignore_result=False); storing one costs three tasks' time.
+CELERY_RESULT_BACKEND = "django-db"
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_RESULT_EXTENDED = True
+CELERY_TASK_DEFAULT_QUEUE = "ops"
+CELERY_TASK_ROUTES = {
+    "workflows.*": {"queue": "workflows"},
+    "signer.*": {"queue": "signer"},
+    "dalp.*": {"queue": "ops"},
+}
+# In memory: every entry is an interval or a crontab, so beat needs no file of its own and any number may run.
+CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
+CELERY_BEAT_SCHEDULE = {
+    # Expiring: sweeps that pile up while no worker runs would only repeat one another.
+    "workflows-sweep": {"task": "workflows.sweep", "schedule": 1.0, "options": {"expires": 5}},
+    "signer-sweep": {"task": "signer.sweep", "schedule": 1.0, "options": {"expires": 5}},
+    "diagnose": {"task": "dalp.diagnose", "schedule": crontab(minute=7), "options": {"expires": 1800}},
+}
+
+# --- Our own knobs ----------------------------------------------------------------------------------------
+
+
+def knobs(group: str, **defaults: float) -> dict[str, Any]:
+    """Return `defaults`, each replaced by DALP_<GROUP>_<NAME> where the environment has it; whole numbers as int."""
+    values = {
+        name: env.float(f"DALP_{group}_{name.upper()}", default=default) for name, default in defaults.items()
+    }
+    return {name: int(value) if value == int(value) else value for name, value in values.items()}
+
+
+WORKFLOWS = knobs(
+    "WORKFLOWS",
+    lease_seconds=30,
+    slice_seconds=20,
+    slice_steps=50,
+    sweep_grace_seconds=2,
+    max_recoveries=10,
+)
+SIGNER = knobs(
+    "SIGNER",
+    lease_seconds=30,
+    resend_seconds=60,
+    bump_after_seconds=30,
+    rpc_timeout_seconds=8,
+    watch_slice_seconds=3,
+)
+IDENTITY_PROVIDER_URL = env.str("IDENTITY_PROVIDER_URL", default="")
+
+# --- Mail, logs, errors -----------------------------------------------------------------------------------
+
+vars().update(env.email_url("EMAIL_URL", default="consolemail://"))
+DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="dalp@localhost")
+SERVER_EMAIL = env.str("SERVER_EMAIL", default=DEFAULT_FROM_EMAIL)
+EMAIL_SUBJECT_PREFIX = "[DALP] "
+ADMINS = [("operations", address) for address in env.list("ADMINS", default=[])]
+SENTRY_DSN = env.str("SENTRY_DSN", default="")
+LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
+LOGGING = logging_config(console=DEBUG, level=LOG_LEVEL)
+
+# --- Web --------------------------------------------------------------------------------------------------
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+FORMAT_MODULE_PATH = ["dalp.formats"]
+STATIC_URL = "static/"
+# Served straight from the packages: no collectstatic to forget.
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = False
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+# Whether people reach this over TLS. Off only on one's own machine.
+HTTPS = env.bool("HTTPS", default=not DEBUG)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_AGE = 8 * 3600
+SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+NINJA_NUM_PROXIES = 0
+UNFOLD = site.UNFOLD

@@ -1,0 +1,16 @@
+"""Every address of the web process."""
+
+from django.contrib import admin
+from django.urls import path
+from django.views.generic import RedirectView
+
+from dalp import health
+from dalp.api import api
+
+urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("healthz", health.healthz),
+    path("readyz", health.readyz),
+    path("admin/", admin.site.urls),
+    path("api/v1/", api.urls),
+]

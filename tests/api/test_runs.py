@@ -1,0 +1,139 @@
+"""Starting and following runs."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.test import Client
+
+from tests.api.callers import Caller
+from workflows.models import Run, Step, Wait
+
+RUN_FIELDS = {
+    "id", "workflow", "version", "state", "input", "output", "error", "correlation_id", "created_at", "finished_at", "steps",
+}  # fmt: skip
+STEP_FIELDS = {
+    "name", "operation_id", "state", "attempt", "output", "error", "transaction_id", "started_at", "finished_at",
+}  # fmt: skip
+
+
+def test_the_definitions_show_name_version_steps_and_schema(viewer: Caller) -> None:
+    found = {item["name"]: item for item in viewer.get("/workflows").json()["items"]}
+    greet = found["test.greet"]
+    assert greet["version"] == 3
+    assert [step["name"] for step in greet["steps"]] == ["greet"]
+    assert greet["input_schema"]["properties"]["name"]["maxLength"] == 50
+
+
+def test_a_started_run_is_accepted_and_can_be_followed(operator: Caller, viewer: Caller) -> None:
+    response = operator.start(**{"X-Correlation-ID": "order-7"})
+    assert response.status_code == 202
+    run = response.json()
+    assert run.keys() >= RUN_FIELDS
+    assert (run["workflow"], run["version"], run["state"]) == ("test.greet", 3, "READY")
+    assert run["input"] == {"name": "Ada", "times": 1}
+    assert run["correlation_id"] == "order-7"
+    shown = viewer.get(f"/runs/{run['id']}").json()
+    assert shown == run
+
+
+def test_steps_show_the_transactions_of_their_latest_attempt(operator: Caller) -> None:
+    run = operator.start().json()
+    row = Run.objects.get(pk=run["id"])
+    Step.objects.create(run=row, operation_id="pay#0", name="pay", seq=1, state="WAITING", attempt=2)
+    for attempt, index, reference in [(1, 0, "old"), (2, 1, "second"), (2, 0, "first")]:
+        Wait.objects.create(
+            run=row,
+            operation_id="pay#0",
+            attempt=attempt,
+            index=index,
+            kind="transaction",
+            reference=reference,
+        )
+    step = next(s for s in operator.get(f"/runs/{run['id']}").json()["steps"] if s["name"] == "pay")
+    assert step.keys() >= STEP_FIELDS
+    assert (step["transaction_id"], step["transaction_ids"]) == ("first", ["first", "second"])
+
+
+def test_lists_go_through_every_run_once_newest_first(operator: Caller) -> None:
+    started = [operator.start(name).json()["id"] for name in "abcde"]
+    seen, cursor = [], None
+    while True:
+        page = operator.get("/runs", limit=2, **({"cursor": cursor} if cursor else {})).json()
+        assert len(page["items"]) <= 2
+        seen += [run["id"] for run in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert seen == sorted(started, reverse=True)
+
+
+def test_filters_narrow_the_list(operator: Caller) -> None:
+    one = operator.start("one", **{"X-Correlation-ID": "c-1"}).json()
+    two = operator.start("two", **{"X-Correlation-ID": "c-2"}).json()
+    Run.objects.filter(pk=two["id"]).update(state="FAILED", finished_at=datetime.now(UTC))
+
+    def ids(**query: Any) -> list[str]:
+        return [run["id"] for run in operator.get("/runs", **query).json()["items"]]
+
+    assert ids(state="FAILED") == [two["id"]]
+    assert ids(correlation_id="c-1") == [one["id"]]
+    assert ids(workflow="test.greet") == [two["id"], one["id"]]
+    assert ids(workflow="other") == []
+    now = datetime.now(UTC)
+    assert ids(created_after=(now - timedelta(hours=1)).isoformat()) == [two["id"], one["id"]]
+    assert ids(created_after=(now + timedelta(hours=1)).isoformat()) == []
+
+
+def test_the_number_of_queries_does_not_grow_with_the_list(
+    operator: Caller, django_assert_max_num_queries: Any
+) -> None:
+    for name in "abcdefgh":
+        operator.start(name)
+    with django_assert_max_num_queries(6):
+        operator.get("/runs")
+
+
+def test_the_history_is_a_chain_from_the_first_event(operator: Caller) -> None:
+    run = operator.start().json()
+    history = operator.get(f"/runs/{run['id']}/history").json()
+    assert history["run_id"] == run["id"]
+    assert history["next_cursor"] is None
+    assert [event["seq"] for event in history["items"]] == list(range(1, len(history["items"]) + 1))
+    previous = ""
+    for event in history["items"]:
+        assert event.keys() == {"seq", "kind", "at", "data", "previous_hash", "hash"}
+        assert event["previous_hash"] == previous
+        previous = event["hash"]
+
+
+def test_the_openapi_document_is_3_1_and_names_every_path(client: Client) -> None:
+    document = client.get("/api/v1/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    assert document["paths"].keys() == {
+        "/api/v1/workflows",
+        "/api/v1/workflows/{name}/runs",
+        "/api/v1/runs",
+        "/api/v1/runs/{run_id}",
+        "/api/v1/runs/{run_id}/history",
+        "/api/v1/dead-letters",
+        "/api/v1/dead-letters/{letter_id}/replay",
+        "/api/v1/transactions",
+        "/api/v1/transactions/{transaction_id}",
+    }
+
+
+def test_the_docs_page_loads_nothing_from_elsewhere(client: Client) -> None:
+    page = client.get("/api/v1/docs")
+    assert page.status_code == 200
+    assert "https://" not in page.content.decode()
+
+
+def test_the_openapi_document_describes_the_key_the_token_and_the_errors(client: Client) -> None:
+    document = client.get("/api/v1/openapi.json").json()
+    start = document["paths"]["/api/v1/workflows/{name}/runs"]["post"]
+    [header] = [parameter for parameter in start["parameters"] if parameter["in"] == "header"]
+    assert (header["name"], header["required"]) == ("Idempotency-Key", True)
+    assert start["security"]
+    assert {"202", "400", "401", "403", "404", "409", "413", "422"} <= start["responses"].keys()
+    assert set(document["components"]["schemas"]["Run"]["required"]) >= RUN_FIELDS
+    assert set(document["components"]["schemas"]["Step"]["required"]) >= STEP_FIELDS

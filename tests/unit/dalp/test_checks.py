@@ -1,0 +1,66 @@
+"""Production does not start without its own secrets."""
+
+import base64
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from dalp import checks
+
+PRODUCTION = {
+    "DEBUG": False,
+    "SECRET_KEY": "a long and random production key, really",
+    "KEYGUARD_KEK": base64.b64encode(bytes(range(32))).decode(),
+    "DALP_TEST_DISABLE_FENCE": False,
+}
+
+
+@pytest.fixture
+def production(settings: Any) -> Any:
+    for name, value in PRODUCTION.items():
+        setattr(settings, name, value)
+    return settings
+
+
+def ids() -> set[str | None]:
+    return {message.id for message in checks.check_secrets()}
+
+
+def test_production_with_its_own_secrets_starts(production: Any) -> None:
+    checks.stop_if_unsafe()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("SECRET_KEY", "development-only-secret-key-that-everybody-knows", "dalp.E001"),
+        ("KEYGUARD_KEK", "", "dalp.E004"),
+        ("KEYGUARD_KEK", "ZGV2ZWxvcG1lbnQtb25seS1rZWstMzItYnl0ZXMhISE=", "dalp.E002"),
+        ("DALP_TEST_DISABLE_FENCE", True, "dalp.E003"),
+        ("KEYGUARD_KEK", "too short", "dalp.E004"),
+        ("KEYGUARD_KEK", base64.b64encode(b"x" * 31).decode(), "dalp.E004"),
+    ],
+)
+def test_production_with_a_missing_or_known_secret_does_not_start(
+    production: Any, name: str, value: Any, found: str
+) -> None:
+    setattr(production, name, value)
+    assert ids() == {found}
+    with pytest.raises(ImproperlyConfigured) as error:
+        checks.stop_if_unsafe()
+    assert found in str(error.value)
+    assert str(value) not in str(error.value) or value in ("", True)
+
+
+def test_development_may_use_the_development_secrets(production: Any) -> None:
+    production.DEBUG = True
+    production.SECRET_KEY = production.DEVELOPMENT_SECRET_KEY
+    production.KEYGUARD_KEK = production.DEVELOPMENT_KEK
+    production.DALP_TEST_DISABLE_FENCE = True
+    checks.stop_if_unsafe()
+
+
+def test_production_on_sqlite_is_warned_about(production: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(production.DATABASES["default"], "ENGINE", "django.db.backends.sqlite3")
+    assert [message.id for message in checks.check_database()] == ["dalp.W001"]
