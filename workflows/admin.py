@@ -14,8 +14,6 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.template.loader import render_to_string
-from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.timesince import timesince
@@ -24,6 +22,7 @@ from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextareaWidget
 
+from workflows.cells import badge, code_block, error_text, link
 from workflows.engine.replay import replay_dead_letter
 from workflows.errors import NotReplayableError
 from workflows.models import DeadLetter, Event, ObjectKey, Run, Step, Wait
@@ -35,58 +34,6 @@ from workflows.states import DeadLetterState
 REFERENCE_VIEWS: dict[str, str] = {}
 # Given what a person typed, each returns references of waits: a transaction hash -> the transaction's id.
 REFERENCE_FINDERS: list[Callable[[str], Iterable[str]]] = []
-
-STATE_COLOURS = {
-    "READY": "info",
-    "RUNNING": "info",
-    "WAITING": "info",
-    "PENDING": "info",
-    "PAUSED": "warning",
-    "COMPENSATING": "warning",
-    "UNDOING": "warning",
-    "UNDONE": "warning",
-    "COMPENSATED": "warning",
-    "CANCELLED": "warning",
-    "DEAD_LETTER": "danger",
-    "FAILED": "danger",
-    "OPEN": "danger",
-    "SUCCEEDED": "success",
-    "DONE": "success",
-    "RESOLVED": "success",
-}
-
-
-def badge(state: str) -> str:
-    """Return a state as a coloured label."""
-    context = {"text": state, "variant": STATE_COLOURS.get(state, "default")}
-    return render_to_string("unfold/helpers/label.html", context)
-
-
-def code_block(value: Any) -> str:
-    """Return a value as indented JSON, escaped."""
-    if value is None:
-        return "-"
-    return format_html(
-        '<pre class="whitespace-pre-wrap break-all text-xs font-mono max-w-4xl">{}</pre>',
-        json.dumps(value, indent=2),
-    )
-
-
-def error_text(error: Any) -> str:
-    """Return a stored error as `CODE: message`."""
-    if not error:
-        return "-"
-    return f"{error.get('code', '?')}: {error.get('message', '')}"
-
-
-def link(view: str, identifier: Any, text: str) -> str:
-    """Return a link to an object's page, or the text alone where there is no such page."""
-    try:
-        return format_html(
-            '<a class="text-primary-600 underline" href="{}">{}</a>', reverse(view, args=[identifier]), text
-        )
-    except NoReverseMatch:
-        return text
 
 
 def reference_link(wait: Wait) -> str:

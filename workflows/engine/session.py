@@ -140,6 +140,10 @@ class Session:
 
     def _done(self, value: Any, at: datetime, may_continue: bool) -> None:
         planned, row = self.planned, self.row
+        if row.state == StepState.WAITING:  # what ends a sleep is the clock; nobody else says so in its row
+            Wait.objects.filter(
+                run=self.run, operation_id=row.operation_id, attempt=row.attempt, state=WaitState.PENDING
+            ).update(state=WaitState.DONE)
         self._close(row, StepState.SUCCEEDED, at, output=value)
         self.chain.add(
             "step_succeeded", at, step=row.operation_id, attempt=row.attempt, output=output_digest(value)

@@ -39,6 +39,7 @@ def test_steps_run_in_order_and_the_last_output_is_the_runs(drive: Drive) -> Non
     assert run.state == RunState.SUCCEEDED
     assert states(run) == dict.fromkeys(["first#0", "second#0", "pause#0", "third#0"], "SUCCEEDED")
     assert run.output == f"{run.pk}:third#0"
+    assert run.waits.get().state == "DONE"
     assert [e.seq for e in run.events.all()] == list(range(1, run.history_seq + 1))
 
 
