@@ -58,6 +58,15 @@ def declare_queues() -> None:
     app.conf.task_queues = [Queue(name, routing_key=name) for name in sorted(names)]  # type: ignore[no-untyped-call]
 
 
+@signals.task_prerun.connect
+@signals.task_postrun.connect
+def drop_dead_connections(**_: Any) -> None:
+    """Close what is too old or broken, as Django does around a request, and keep the rest for the next task."""
+    from django.db import close_old_connections
+
+    close_old_connections()
+
+
 @signals.worker_init.connect
 @signals.beat_init.connect
 def stop_unsafe_process(**_: Any) -> None:

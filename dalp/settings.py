@@ -161,6 +161,8 @@ CELERY_TASK_TIME_LIMIT = 90
 CELERY_WORKER_MAX_TASKS_PER_CHILD = 2000
 CELERY_WORKER_ETA_TASK_LIMIT = 1000
 CELERY_TIMEZONE = "UTC"
+# Celery closes the database connection around every task; the tasks of one worker may share it (see dalp/celery.py).
+CELERY_DB_REUSE_MAX = 1_000_000_000
 # Results are kept for operational tasks only (they say ignore_result=False); storing one costs three tasks' time.
 CELERY_RESULT_BACKEND = "django-db"
 CELERY_TASK_IGNORE_RESULT = True

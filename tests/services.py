@@ -119,6 +119,7 @@ class Services:
             if server:
                 server.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 @contextmanager

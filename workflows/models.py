@@ -40,6 +40,7 @@ class Run(Leased):
     correlation_id = models.CharField(max_length=100, default="", blank=True)
     object_key = models.CharField(max_length=255, default="", blank=True)
     wake_at = models.DateTimeField(null=True, blank=True)
+    rung_at = models.DateTimeField(null=True, blank=True)  # by the sweeper, since the last claim
     recoveries = models.PositiveIntegerField(default=0)
     history_seq = models.PositiveIntegerField(default=0)
     history_hash = models.CharField(max_length=64, default="")

@@ -14,10 +14,11 @@ from django.db.models.functions import Now
 from workflows.alerts import send_alerts
 from workflows.doorbell import send
 from workflows.models import Run
-from workflows.states import CLAIMABLE
+from workflows.states import CLAIMABLE, WaitingFor
 
 log = structlog.get_logger()
 BATCH_MAX = 500
+RING_AGAIN_SECONDS = 10
 
 
 def sweep() -> dict[str, int]:
@@ -34,18 +35,27 @@ def sweep() -> dict[str, int]:
 
 
 def ring_due_runs() -> int:
-    """Ring for the runs that could be claimed but were not: timers that came due, lost messages, dead workers."""
+    """Ring for the runs that could be claimed but were not: timers that came due, lost messages, dead workers.
+
+    A run is rung again only after a while: one that waits in a long queue has its message, and more of them would only
+    make the queue longer.
+    """
     grace = timedelta(seconds=settings.WORKFLOWS["sweep_grace_seconds"])
-    unclaimed = Q(lease_until__isnull=True, wake_at__lte=Now()) & (
-        Q(wake_at__lte=Now() - grace) | Q(waiting_for__in=["sleep", "retry"])
-    )
-    abandoned = Q(lease_until__lt=Now(), wake_at__lte=Now())
-    due = Run.objects.filter(unclaimed | abandoned, state__in=sorted(CLAIMABLE), wake_at__isnull=False)
-    rung = 0
-    for run in due.order_by("wake_at")[:BATCH_MAX]:
+    timers = [WaitingFor.SLEEP, WaitingFor.RETRY]
+    unclaimed = Q(lease_until__isnull=True) & (Q(wake_at__lte=Now() - grace) | Q(waiting_for__in=timers))
+    abandoned = Q(lease_until__lt=Now())
+    silent = Q(rung_at__isnull=True) | Q(rung_at__lt=Now() - timedelta(seconds=RING_AGAIN_SECONDS))
+    due = Run.objects.filter(unclaimed | abandoned, silent, state__in=sorted(CLAIMABLE), wake_at__lte=Now())
+    return _ring(list(due.order_by("wake_at")[:BATCH_MAX]))
+
+
+def _ring(runs: list[Run]) -> int:
+    rung = []
+    for run in runs:
         try:
             send(run)
-            rung += 1
+            rung.append(run.pk)
         except Exception:
             log.exception("run_not_rung", run=str(run.pk))
-    return rung
+    Run.objects.filter(pk__in=rung).update(rung_at=Now())
+    return len(rung)

@@ -44,6 +44,7 @@ def claim_run(run_id: Any) -> Claim[Run] | None:
             When(compensating=True, then=Value(RunState.COMPENSATING)), default=Value(RunState.RUNNING)
         ),
         waiting_for=WaitingFor.NOTHING,
+        rung_at=None,
         # A lease that was still set has expired in somebody's hands.
         recoveries=Case(
             When(lease_until__isnull=False, then=F("recoveries") + 1),

@@ -1,0 +1,91 @@
+"""What is measured on: PostgreSQL with fsync on, Redis, one worker and beat, as a small production would run them."""
+
+import base64
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Self
+
+import django
+
+from dalp.local.processes import start_beat, start_worker, wait_until
+from dalp.local.servers import HOST, start_postgres, start_redis
+
+# Celery's own default pool and number of processes.
+POOL, CONCURRENCY = "prefork", os.cpu_count() or 1
+# All but the queue of the run that is driven without a broker.
+QUEUES = ("workflows", "signer", "ops")
+
+
+class Stage:
+    """The servers and processes of one whole measurement. A context: leaving it stops all of them."""
+
+    def __enter__(self) -> Self:
+        with ExitStack() as opened:
+            self.directory = Path(
+                opened.enter_context(tempfile.TemporaryDirectory(prefix="dalp-benchmarks-"))
+            )
+            self.postgres = start_postgres()
+            opened.callback(self.postgres.stop)
+            self.redis = start_redis()
+            opened.callback(self.redis.stop)
+            self.prepare_database()
+            self.worker = start_worker(
+                self.env, self.directory / "worker.log", queues=QUEUES, concurrency=CONCURRENCY, pool=POOL
+            )
+            opened.callback(self.worker.stop)
+            self.beat = start_beat(self.env, self.directory / "beat.log")
+            opened.callback(self.beat.stop)
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def prepare_database(self) -> None:
+        """Set this process's Django up on a fresh database."""
+        self.env = self._environment(self.postgres.create_database("dalp"))
+        os.environ.update(self.env)
+        django.setup()
+        from django.core.management import call_command
+
+        call_command("migrate", verbosity=0)
+
+    def _environment(self, database_url: str) -> dict[str, str]:
+        return {
+            "DJANGO_SETTINGS_MODULE": "dalp.settings",
+            # Production mode: with DEBUG Django keeps every query.
+            "DEBUG": "false",
+            "HTTPS": "false",
+            "ALLOWED_HOSTS": HOST,
+            "SECRET_KEY": secrets.token_urlsafe(48),
+            "KEYGUARD_KEK": base64.b64encode(secrets.token_bytes(32)).decode(),
+            "DATABASE_URL": database_url,
+            "REDIS_URL": self.redis.url,
+            "DALP_APPS": "benchmarks",
+            # Two lines per task would slow the bare chains, with their ten tasks, most of all.
+            "LOG_LEVEL": "WARNING",
+            "SENTRY_DSN": "",
+        }
+
+    def settle(self) -> None:
+        """Wait until no message is left: the sweep sends some twice, and the next measurement must not pay for them."""
+        with self.redis.client() as client:
+            wait_until(
+                lambda: not any(client.llen(queue) for queue in QUEUES) and not client.hlen("unacked"),
+                60,
+                what="the queues are empty",
+                alive=[self.worker, self.beat],
+            )
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Hold beat still: its sweeps are the platform's own work, and no peer has to bear them."""
+        self.beat.freeze()
+        try:
+            yield
+        finally:
+            self.beat.thaw()
