@@ -99,8 +99,9 @@ def sign_replacements(held: Claim[Lane], chain: Chain, drafts: Sequence[Draft]) 
 
 def _request(held: Claim[Lane], chain: Chain, draft: Draft) -> SigningRequest:
     # The epoch: a worker that takes over may see another fee, and must not be given its predecessor's signature for it.
-    # The fees and the nonce: within one claim the same transaction may be signed again after the batch was cut short.
-    key = f"{draft.transaction.pk}:{draft.seq}:{held.epoch}:{draft.nonce}:{draft.fees.max_fee_per_gas_wei}"
+    # All that may differ besides: within one claim the same transaction may be signed again after the batch was cut short.
+    fees = f"{draft.gas_limit}:{draft.fees.max_fee_per_gas_wei}:{draft.fees.max_priority_fee_per_gas_wei}"
+    key = f"{draft.transaction.pk}:{draft.seq}:{held.epoch}:{draft.nonce}:{fees}"
     return SigningRequest(
         idempotency_key=key, address=held.row.address, transaction=_fields(held.row, chain, draft)
     )
