@@ -7,6 +7,7 @@ from importlib import import_module
 
 from rich.console import Console
 
+from benchmarks.config import ROUNDS
 from benchmarks.contest import Contest
 from benchmarks.stage import Stage
 from dalp.local.processes import LocalError
@@ -23,7 +24,7 @@ def measure(console: Console, stage: Stage, contest: Contest, rounds: int) -> No
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", choices=PARTS, help="measure this alone")
-    parser.add_argument("--rounds", type=int, default=5, help="of which the medians are taken (default: 5)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of which the medians are taken")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")

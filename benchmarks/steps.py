@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from celery import chain
 from django.db import connection
 
+from benchmarks.config import RUNS
 from benchmarks.contest import Contest, Peer, Sample
 from benchmarks.stage import CONCURRENCY, POOL, Stage
 from benchmarks.tasks import client, noop
@@ -19,8 +20,7 @@ from workflows.engine.drive import advance
 from workflows.models import Run
 from workflows.states import RunState
 
-RUNS = 300
-COMMITS = 300
+COMMITS = RUNS
 TIMEOUT_SECONDS = 300
 
 

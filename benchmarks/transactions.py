@@ -16,6 +16,7 @@ from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from web3 import HTTPProvider, Web3
 
+from benchmarks.config import TRANSACTIONS
 from benchmarks.contest import Contest, Peer, Sample
 from benchmarks.stage import CONCURRENCY, POOL, Stage
 from dalp.local.processes import wait_until
@@ -23,7 +24,6 @@ from dalp.local.servers import AnvilServer, start_anvil
 from keyguard import create_key, find_key
 from signer import Transaction, TransactionRequest, TransactionState, register_chain, submit_transaction
 
-TRANSACTIONS = 1000
 BATCH = 100
 BLOCK_SECONDS = 1
 TIMEOUT_SECONDS = 300

@@ -11,7 +11,6 @@ from typing import Any
 import structlog
 from django.db import transaction
 from django.db.models import Min
-from django.db.models.functions import Now
 
 from signer.errors import RpcTransportError
 from signer.models import Attempt, Block, Chain, Transaction
@@ -148,7 +147,7 @@ class Ledger:
 
     def _guard(self, head: int) -> None:
         known = self.held.row.head_number
-        guard(self.held, head_number=max(head, known or 0), head_seen_at=Now())
+        guard(self.held, head_number=max(head, known or 0), head_seen_at=self.held.now())
         self.held.row.head_number = max(head, known or 0)
 
     # --- Forks --------------------------------------------------------------------------------------------
@@ -157,7 +156,7 @@ class Ledger:
         """Mark what the node no longer has as orphaned, and take back what was concluded from it."""
         fork = self._fork_point(top)
         with transaction.atomic():
-            guard(self.held, head_number=max(fork, 0), head_seen_at=Now())
+            guard(self.held, head_number=max(fork, 0), head_seen_at=self.held.now())
             self.held.row.head_number = max(fork, 0)
             orphans = list(self.rows.filter(number__gt=fork).values_list("hash", flat=True))
             self.rows.filter(number__gt=fork).update(canonical=False)

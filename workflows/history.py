@@ -14,6 +14,7 @@ from typing import Any
 from django.db.models import QuerySet
 
 from workflows.models import Event, Run
+from workflows.statements import insert_rows
 
 
 def _digest(run_id: str, seq: int, kind: str, at: datetime, data: Any, previous: str) -> str:
@@ -50,7 +51,7 @@ class Chain:
 
     def save(self) -> None:
         """Insert the events added since the last call."""
-        Event.objects.bulk_create(self._new)
+        insert_rows(self._new)
         self._new = []
 
     def forget(self, seq: int, hash: str) -> None:

@@ -23,6 +23,7 @@ from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
 from workflows.errors import FencedError
+from workflows.statements import update_row
 
 log = structlog.get_logger()
 
@@ -93,10 +94,11 @@ def guard(held: Claim[L], **updates: Any) -> None:
     To be called in every transaction that writes on behalf of the row's owner.
     Raises FencedError when another worker has claimed the row: the transaction must be rolled back.
     """
-    rows = held.row.__class__._default_manager.filter(pk=held.row.pk)
-    if not getattr(settings, "DALP_TEST_DISABLE_FENCE", False):
-        rows = rows.filter(epoch=held.epoch)
-    updated = rows.update(**{"lease_until": in_seconds(held.seconds), **updates})
+    where = {held.row._meta.pk.name: held.row.pk, "epoch": held.epoch}
+    if getattr(settings, "DALP_TEST_DISABLE_FENCE", False):
+        del where["epoch"]
+    lease_until = held.now() + timedelta(seconds=held.seconds)
+    updated = update_row(type(held.row), where, {"lease_until": lease_until, **updates})
     if updated == 0:
         held.lost = True
         log.warning("fenced", row=str(held.row.pk), model=held.row._meta.label, epoch=held.epoch)

@@ -5,7 +5,6 @@ before its code runs). A crash leaves either "not done", and the operation is fo
 "done and the next is visible".
 """
 
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -25,12 +24,14 @@ from workflows.engine.plan import Planned, next_operation, operation_id
 from workflows.history import Chain, output_digest
 from workflows.leases import Claim, claim, guard
 from workflows.models import DeadLetter, Run, Step, Wait
+from workflows.statements import insert_rows
 from workflows.states import CLAIMABLE, DeadLetterReason, RunState, StepState, WaitingFor, WaitState
 
 crashpoint.register("engine.before_record", "the step's code has run, its outcome is not recorded")
 crashpoint.register("engine.in_record", "inside the transaction that records an outcome")
 
-STEP_COLUMNS = ["state", "attempt", "output", "error", "started_at", "finished_at"]
+STEP_KEY = ("run", "operation_id")
+STEP_COLUMNS = ("state", "attempt", "output", "error", "started_at", "finished_at")
 
 
 def claim_run(run_id: Any) -> Claim[Run] | None:
@@ -188,7 +189,7 @@ class Session:
             self.handed_over = True
             self._columns |= {
                 "state": self._idle_state(RunState.READY),
-                "wake_at": Now(),
+                "wake_at": at,
                 "lease_until": None,
             }
 
@@ -309,18 +310,8 @@ class Session:
     def _save(self, *, recoveries: int) -> None:
         """Write everything gathered since the last call; the first statement proves that the run is still ours."""
         guard(self.claim, recoveries=recoveries, **self._columns, **self.chain.head())
-        upsert_steps(self._dirty.values())
+        insert_rows(list(self._dirty.values()), unique=STEP_KEY, update=STEP_COLUMNS)
         self.chain.save()
         if "finished_at" in self._columns:
             release_key(self.run)
         self._dirty, self._columns = {}, {}
-
-
-def upsert_steps(rows: Iterable[Step]) -> None:
-    """Insert or update the rows in one statement, found by (run, operation id)."""
-    batch = list(rows)
-    for row in batch:
-        row.pk = None
-    Step.objects.bulk_create(
-        batch, update_conflicts=True, unique_fields=["run", "operation_id"], update_fields=STEP_COLUMNS
-    )
