@@ -72,8 +72,17 @@ def verify_history(runs: "QuerySet[Run] | None" = None) -> Iterator[HistoryFault
     """Walk the history of the runs (all of them by default) and yield the first fault of each that has one."""
     for run in (runs if runs is not None else Run.objects.order_by("id")).iterator(chunk_size=500):
         fault = _first_fault(run)
+        while fault and _has_moved_on(run):  # its events were read later than the run
+            fault = _first_fault(run)
         if fault:
             yield fault
+
+
+def _has_moved_on(run: Run) -> bool:
+    """Read the run again; tell whether events were added to it meanwhile."""
+    before = run.history_seq
+    run.refresh_from_db(fields=["history_seq", "history_hash"])
+    return run.history_seq != before
 
 
 def _first_fault(run: Run) -> HistoryFault | None:

@@ -86,6 +86,9 @@ class Step(models.Model):
     state = models.CharField(max_length=20, choices=StepState, default=StepState.PENDING)
     attempt = models.PositiveIntegerField(default=0)
     attempts_forgiven = models.PositiveIntegerField(default=0)  # those before the last replay don't count
+    half_done = models.BooleanField(
+        default=False
+    )  # failed, but some of its commands had succeeded: undo it, too
     output = models.JSONField(null=True, blank=True)
     error = models.JSONField(null=True, blank=True)
     started_at = models.DateTimeField(null=True, blank=True)

@@ -24,8 +24,8 @@ def advance(self: "Task[Any, Any]", run_id: str) -> None:
     session = drive.advance(run_id)
     if session is None or not session.handed_over:
         self.request.chain = None  # it waits or has ended; who wakes it sends what then remains
-    elif session.run.queue == session.queue or not self.request.chain:
-        self.request.chain = None  # its slice is used up: back to the end of the queue
+    elif session.run.queue == session.queue or session.compensating or not self.request.chain:
+        self.request.chain = None  # its slice is used up, or it turns back: the chain does not lead there
         send(session.run)
     crashpoint("engine.before_ack")
 

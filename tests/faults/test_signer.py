@@ -16,8 +16,6 @@ from signer.tasks import drain
 from tests.integration.signer.stage import Stage, wait
 from tests.services import Live
 
-pytestmark = pytest.mark.sqlite_too
-
 QUICK = {
     "DALP_SIGNER_LEASE_SECONDS": "2",
     "DALP_SIGNER_RESEND_SECONDS": "2",
@@ -109,6 +107,7 @@ def test_each_request_is_executed_once_wherever_the_worker_is_killed(
         assert len(before) > 1, "it died before anything was committed"
 
 
+@pytest.mark.sqlite_too
 @pytest.mark.case("S1")
 def test_transaction_of_a_process_that_died_before_it_told_anybody_is_found(live: Live, stage: Stage) -> None:
     script = (
@@ -151,11 +150,12 @@ def test_replacement_cut_off_by_a_crash_is_one_execution_whichever_hash_is_mined
     assert row.winner_id in (first.pk, second.pk)
 
 
+@pytest.mark.sqlite_too
 @pytest.mark.case("S12")
 def test_three_hundred_transactions_survive_a_worker_killed_every_two_seconds(
     live: Live, stage: Stage
 ) -> None:
-    Chain.objects.update(max_in_flight=16)  # else they are through before anything can be killed
+    Chain.objects.update(max_in_flight=8)  # else they are through before anything can be killed
     rows = [stage.record(number) for number in range(1, 301)]
     killed = 0
     while Transaction.objects.filter(settled_at__isnull=True).exists() and killed < 20:
@@ -172,6 +172,7 @@ def test_three_hundred_transactions_survive_a_worker_killed_every_two_seconds(
     assert killed > 2, "they were through before much was killed"
 
 
+@pytest.mark.sqlite_too
 @pytest.mark.case("S13")
 def test_lane_rung_ten_times_by_three_workers_sends_each_once(live: Live, stage: Stage) -> None:
     for _ in range(3):
@@ -216,6 +217,7 @@ def freeze_and_replace(live: Live, stage: Stage, **env: str) -> tuple[Process, l
     return frozen, rows
 
 
+@pytest.mark.sqlite_too
 @pytest.mark.case("S14")
 def test_worker_frozen_beyond_its_lease_commits_and_sends_nothing(live: Live, stage: Stage) -> None:
     frozen, _ = freeze_and_replace(live, stage)

@@ -1,6 +1,7 @@
 """Driving a run: claim it, carry out one operation after the other, stop when it waits, ends or has had its slice."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -15,6 +16,7 @@ from workflows.engine.outcomes import (
     Done,
     Outcome,
     StillWaiting,
+    Submitted,
     Suspended,
     outcome_of_error,
     to_json,
@@ -87,6 +89,11 @@ def _missing(name: str) -> Definition:
 def _trouble(session: Session) -> tuple[DeadLetterReason, str, str] | None:
     """Return why this run must not be driven by this worker, if so."""
     run, definition = session.run, session.definition
+    if _is_uncertain(session):
+        text = (
+            "the worker died in this step; nobody knows whether it happened, and it may happen at most once"
+        )
+        return DeadLetterReason.UNCERTAIN, "STEP_UNCERTAIN", text
     if not definition.steps:
         text = f"no workflow named {run.workflow!r} is known to this worker; deploy it, then replay"
         return DeadLetterReason.DEFINITION_CHANGED, "WORKFLOW_UNKNOWN", text
@@ -96,13 +103,15 @@ def _trouble(session: Session) -> tuple[DeadLetterReason, str, str] | None:
     if run.recoveries > settings.WORKFLOWS["max_recoveries"]:
         text = f"{run.recoveries} workers in a row died while carrying it out"
         return DeadLetterReason.CRASH_LOOP, "STEP_KILLS_WORKERS", text
-    row = session.rows.get(session.current.operation_id)
-    if row and row.state == StepState.RUNNING and session.current.step.effect == "at_most_once":
-        text = (
-            "the worker died in this step; nobody knows whether it happened, and it may happen at most once"
-        )
-        return DeadLetterReason.UNCERTAIN, "STEP_UNCERTAIN", text
     return None
+
+
+def _is_uncertain(session: Session) -> bool:
+    """Tell whether a worker died in a step that may happen at most once."""
+    if session.current is None or session.current.step.effect != "at_most_once":
+        return False
+    row = session.rows.get(session.current.operation_id)
+    return row is not None and row.state == StepState.RUNNING
 
 
 def _resumes(session: Session) -> bool:
@@ -114,32 +123,51 @@ def _resumes(session: Session) -> bool:
 def _carry_out(session: Session, *, may_continue: bool) -> None:
     step = session.planned.step
     if session.row.state == StepState.WAITING:
-        session.record(_collect(session, step), may_continue=may_continue)
+        session.record(_attempt(session, step, _collect), may_continue=may_continue)
     elif step.effect == "transactional":
         with transaction.atomic():  # the step's own writes and its checkpoint: both or neither
-            session.record(_attempt_in_savepoint(session, step), may_continue=may_continue)
+            outcome = _attempt_in_savepoint(session, step, lambda: _submitted(session, _call(session, step)))
+            session.record(outcome, may_continue=may_continue)
     else:
-        session.record(_attempt(session, step), may_continue=may_continue)
+        outcome = _attempt(session, step, _call)
+        if isinstance(outcome, Suspended):
+            _suspend(session, step, outcome, may_continue=may_continue)
+        else:
+            session.record(outcome, may_continue=may_continue)
 
 
-def _attempt_in_savepoint(session: Session, step: StepDefinition) -> Outcome:
+def _suspend(session: Session, step: StepDefinition, returned: Suspended, *, may_continue: bool) -> None:
+    with transaction.atomic():  # the commands and the wait for them: both or neither
+        outcome = _attempt_in_savepoint(session, step, lambda: _submitted(session, returned))
+        session.record(outcome, may_continue=may_continue)
+
+
+def _attempt(
+    session: Session, step: StepDefinition, work: Callable[[Session, StepDefinition], Outcome]
+) -> Outcome:
+    try:
+        return work(session, step)
+    except Exception as error:  # noqa: BLE001 - whatever a step raises is that step's outcome
+        return _outcome_of_error(session, step, error)
+
+
+def _attempt_in_savepoint(session: Session, step: StepDefinition, work: Callable[[], Outcome]) -> Outcome:
     try:
         with transaction.atomic():
-            return _call(session, step)
+            return work()
     except Exception as error:  # noqa: BLE001 - whatever a step raises is that step's outcome
         return _outcome_of_error(session, step, error)
 
 
-def _attempt(session: Session, step: StepDefinition) -> Outcome:
-    try:
-        return _call(session, step)
-    except Exception as error:  # noqa: BLE001 - whatever a step raises is that step's outcome
-        return _outcome_of_error(session, step, error)
+def _submitted(session: Session, outcome: Outcome) -> Outcome:
+    if isinstance(outcome, Suspended):
+        return Submitted(session.submit(outcome.commands, outcome.alone))
+    return outcome
 
 
 def _outcome_of_error(session: Session, step: StepDefinition, error: Exception) -> Outcome:
     attempt = session.row.attempt
-    outcome = outcome_of_error(error, step.retry, attempt - session.row.attempts_forgiven)
+    outcome = outcome_of_error(error, step.effect, step.retry, attempt - session.row.attempts_forgiven)
     log.warning(
         "step_attempt_failed",
         step=step.name,
@@ -191,14 +219,11 @@ def _collect(session: Session, step: StepDefinition) -> Outcome:
     if any(_pending(wait, now) for wait in waits):
         return StillWaiting()
     failed = next((wait for wait in waits if wait.state == WaitState.FAILED), None)
-    try:
-        if failed:
-            error = CommandError.model_validate(failed.error)
-            raise CommandFailedError(error.code, error.message)
-        results = [wait.result for wait in waits]
-        return Done(to_json(step, results[0] if waits[0].alone else results))
-    except Exception as error:  # noqa: BLE001 - whatever a step raises is that step's outcome
-        return _outcome_of_error(session, step, error)
+    if failed:
+        error = CommandError.model_validate(failed.error)
+        raise CommandFailedError(error.code, error.message)
+    results = [wait.result for wait in waits]
+    return Done(to_json(step, results[0] if waits[0].alone else results))
 
 
 def _pending(wait: Wait, now: Any) -> bool:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from workflows.commands import Command, CommandError
-from workflows.definition import UNKNOWN_ERROR_ATTEMPTS_MAX, Retry, StepDefinition
+from workflows.definition import UNKNOWN_ERROR_ATTEMPTS_MAX, Effect, Retry, StepDefinition
 from workflows.errors import BadOutputError, Disposition, WorkflowError
+from workflows.models import Wait
 from workflows.states import DeadLetterReason
 
 MESSAGE_LENGTH_MAX = 2000
@@ -23,6 +24,13 @@ class Suspended:
 
     commands: list[Command]
     alone: bool
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The commands exist, uncommitted; the operation waits for them."""
+
+    waits: list[Wait]
 
 
 @dataclass(frozen=True)
@@ -51,17 +59,23 @@ class Parked:
     error: CommandError
 
 
-Outcome = Done | Suspended | StillWaiting | TryLater | Failed | Parked
+Outcome = Done | Suspended | Submitted | StillWaiting | TryLater | Failed | Parked
 
 
-def outcome_of_error(error: Exception, retry: Retry, attempt: int) -> Outcome:
-    """Decide what an exception in an attempt means. `attempt` counts from 1, since the last replay."""
+def outcome_of_error(error: Exception, effect: Effect, retry: Retry, attempt: int) -> Outcome:
+    """Decide what an exception in an attempt means. `attempt` counts from 1, since the last replay.
+
+    An at_most_once step is tried again only when it says itself that nothing happened (TransientError): any other
+    exception, a timeout for instance, leaves that open.
+    """
     described = describe(error)
     disposition = error.disposition if isinstance(error, WorkflowError) else None
     if disposition is Disposition.FAIL:
         return Failed(described)
     if isinstance(error, BadOutputError):
         return Parked(DeadLetterReason.BAD_OUTPUT, described)
+    if disposition is None and effect == "at_most_once":
+        return Parked(DeadLetterReason.UNCERTAIN, described)
     attempts = retry.attempts
     if disposition is None:
         attempts = min(attempts, UNKNOWN_ERROR_ATTEMPTS_MAX)

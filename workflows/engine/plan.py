@@ -10,6 +10,7 @@ from workflows.states import StepState
 
 class StepRow(Protocol):
     state: str
+    half_done: bool
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ def operation_id(step: StepDefinition, occurrence: int = 0) -> str:
 def next_operation(definition: Definition, rows: Mapping[str, StepRow], compensating: bool) -> Planned | None:
     """Return what the run has to do next, or None when it has reached its end.
 
-    Forward: the first step that has not succeeded. Compensating: the undo, not yet done, of the last step that has.
+    Forward: the first step that has not succeeded. Compensating: the undo, not yet done, of the last step that has, or
+    that failed after part of it had happened.
     """
     return _next_undo(definition, rows) if compensating else _next_step(definition, rows)
 
@@ -45,6 +47,12 @@ def _next_step(definition: Definition, rows: Mapping[str, StepRow]) -> Planned |
 def _next_undo(definition: Definition, rows: Mapping[str, StepRow]) -> Planned | None:
     for position, step in reversed(list(enumerate(definition.steps))):
         done = rows.get(operation_id(step))
-        if step.undo and done and done.state in (StepState.SUCCEEDED, StepState.UNDOING):
+        if step.undo and done and _took_effect(done):
             return Planned(step.undo, f"{step.name}.undo#0", position, undoes=operation_id(step))
     return None
+
+
+def _took_effect(row: StepRow) -> bool:
+    return row.state in (StepState.SUCCEEDED, StepState.UNDOING) or (
+        row.state == StepState.FAILED and row.half_done
+    )

@@ -12,8 +12,8 @@ from workflows.engine.plan import operation_id
 from workflows.errors import NotReplayableError
 from workflows.history import Chain
 from workflows.leases import claim, release
-from workflows.models import DeadLetter, Run, Step
-from workflows.states import DeadLetterState, RunState, StepState
+from workflows.models import DeadLetter, Run, Step, Wait
+from workflows.states import DeadLetterState, RunState, StepState, WaitState
 
 
 def replay_dead_letter(dead_letter_id: Any, *, actor: str, reason: str) -> DeadLetter:
@@ -46,9 +46,8 @@ def _send_on(letter: DeadLetter, actor: str, reason: str) -> None:
     if held is None or held.row.state != RunState.DEAD_LETTER:
         raise NotReplayableError(f"run {letter.run_id} is {letter.run.state}, not waiting for a person")
     run = held.row
-    Step.objects.filter(run=run, operation_id=letter.operation_id).update(
-        state=StepState.PENDING, attempts_forgiven=F("attempt")
-    )
+    for row in Step.objects.filter(run=run, operation_id=letter.operation_id):
+        Step.objects.filter(pk=row.pk).update(state=_state_to_resume(row), attempts_forgiven=F("attempt"))
     chain = Chain(run)
     chain.add("dead_letter_replayed", held.now(), step=letter.operation_id, actor=actor, reason=reason)
     chain.save()
@@ -62,6 +61,13 @@ def _send_on(letter: DeadLetter, actor: str, reason: str) -> None:
         **chain.head(),
     )
     ring(run)
+
+
+def _state_to_resume(row: Step) -> StepState:
+    """Return WAITING where commands of the last attempt are under way or have succeeded: asking again would do it twice."""
+    waits = Wait.objects.filter(run_id=row.run_id, operation_id=row.operation_id, attempt=row.attempt)
+    states = set(waits.values_list("state", flat=True))
+    return StepState.WAITING if states and WaitState.FAILED not in states else StepState.PENDING
 
 
 def _definition_for(run: Run) -> Definition:

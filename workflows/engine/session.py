@@ -15,11 +15,11 @@ from django.db.models import Case, F, IntegerField, Q, Value, When
 from django.db.models.functions import Now
 from pydantic import BaseModel
 
-from workflows.commands import CommandError, Operation, Sleep
+from workflows.commands import Command, CommandError, Operation, Sleep
 from workflows.crashpoints import crashpoint
 from workflows.definition import Definition
 from workflows.engine.keys import release_key
-from workflows.engine.outcomes import Done, Failed, Outcome, Parked, StillWaiting, Suspended, TryLater
+from workflows.engine.outcomes import Done, Failed, Outcome, Parked, StillWaiting, Submitted, TryLater
 from workflows.engine.plan import Planned, next_operation, operation_id
 from workflows.history import Chain, output_digest
 from workflows.leases import Claim, claim, guard
@@ -31,7 +31,7 @@ crashpoint.register("engine.before_record", "the step's code has run, its outcom
 crashpoint.register("engine.in_record", "inside the transaction that records an outcome")
 
 STEP_KEY = ("run", "operation_id")
-STEP_COLUMNS = ("state", "attempt", "output", "error", "started_at", "finished_at")
+STEP_COLUMNS = ("state", "attempt", "half_done", "output", "error", "started_at", "finished_at")
 
 
 def claim_run(run_id: Any) -> Claim[Run] | None:
@@ -93,7 +93,9 @@ class Session:
         return self.definition.input_model.model_validate(self.run.input)
 
     def output_of(self, name: str) -> Any:
-        """Return the output of an earlier step as an object of its declared type."""
+        """Return the output of an earlier step as an object of its declared type; None for one that failed half-way."""
+        if self.rows[f"{name}#0"].half_done:
+            return None
         if name not in self._outputs:
             step = self.definition.steps[self.definition.positions[name]]
             self._outputs[name] = step.output.validate_python(self.rows[operation_id(step)].output)
@@ -125,10 +127,10 @@ class Session:
                     self._done(value, at, may_continue)
                 case Failed(error):
                     self._failed(error, at, may_continue)
-                case Suspended():
-                    self._suspend(outcome, at)
+                case Submitted(waits):
+                    self._suspend(waits, at)
                 case StillWaiting():
-                    self._wait(WaitingFor.COMMAND, self._earliest_due())
+                    self._still_wait(at)
                 case TryLater(error, delay):
                     self._try_later(error, delay, at)
                 case Parked(reason, error):
@@ -159,11 +161,17 @@ class Session:
             self._park(DeadLetterReason.COMPENSATION_FAILED, error, at)
             return
         self._fail_row(error, at)
+        self.row.half_done = self._is_half_done()
         self.compensating = True
         self.run.error = {**error.model_dump(), "step": self.row.name}
         self._columns |= {"error": self.run.error, "compensating": True}
         self.chain.add("compensation_started", at, step=self.row.operation_id, **error.model_dump())
         self._go_on(at, may_continue)
+
+    def _is_half_done(self) -> bool:
+        """Tell whether some command of the failed operation succeeded: what it did must be undone."""
+        done = Wait.objects.filter(run=self.run, operation_id=self.row.operation_id, state=WaitState.DONE)
+        return done.exclude(kind=Sleep.kind).exists()
 
     def _go_on(self, at: datetime, may_continue: bool) -> None:
         """Turn to the next operation: here, by another worker, or not at all because there is none."""
@@ -207,43 +215,46 @@ class Session:
             self._touch(self.rows[planned.undoes]).state = StepState.UNDOING
         self.chain.add("step_started", at, step=row.operation_id, attempt=row.attempt)
 
-    def _suspend(self, outcome: Suspended, at: datetime) -> None:
-        operation, row = self.operation, self.row
-        waits = [
+    def submit(self, commands: list[Command], alone: bool) -> list[Wait]:
+        """Have the commands insert what is to be carried out; the caller's transaction records that the run waits."""
+        operation, at = self.operation, self.claim.now()
+        return [
             Wait(
                 run=self.run,
-                operation_id=row.operation_id,
-                attempt=row.attempt,
+                operation_id=operation.id,
+                attempt=operation.attempt,
                 index=index,
-                alone=outcome.alone,
+                alone=alone,
                 kind=command.kind,
                 reference=command.submit(operation, index),
-                due_at=self._due(command, at),
+                due_at=_due(command, at),
             )
-            for index, command in enumerate(outcome.commands)
+            for index, command in enumerate(commands)
         ]
+
+    def _suspend(self, waits: list[Wait], at: datetime) -> None:
         Wait.objects.bulk_create(waits)
-        self._touch(row).state = StepState.WAITING
-        self.chain.add(
-            "step_waiting",
-            at,
-            step=row.operation_id,
-            attempt=row.attempt,
-            commands=[[w.kind, w.reference] for w in waits],
-        )
-        due = [w.due_at for w in waits if w.due_at]
-        only_sleeps = all(w.kind == Sleep.kind for w in waits)
-        self._wait(WaitingFor.SLEEP if only_sleeps else WaitingFor.COMMAND, min(due, default=None))
+        row = self._touch(self.row)
+        row.state = StepState.WAITING
+        commands = [[wait.kind, wait.reference] for wait in waits]
+        self.chain.add("step_waiting", at, step=row.operation_id, attempt=row.attempt, commands=commands)
+        self._wait_for(waits, at)
 
-    @staticmethod
-    def _due(command: Any, at: datetime) -> datetime | None:
-        if not isinstance(command, Sleep):
-            return None
-        return command.until or at + timedelta(seconds=command.seconds or 0)
+    def _still_wait(self, at: datetime) -> None:
+        # The guard locks the run. A command that ends from now on wakes it after this commit; one that ended since the
+        # waits were read is seen when they are read again.
+        guard(self.claim)
+        self._wait_for(self.waits(), at)
 
-    def _earliest_due(self) -> datetime | None:
-        pending = [w.due_at for w in self.waits() if w.state == WaitState.PENDING and w.due_at]
-        return min((due for due in pending if due > self.claim.now()), default=None)
+    def _wait_for(self, waits: list[Wait], at: datetime) -> None:
+        """Let go until the last command has ended, or until the last sleep is over where there are only sleeps."""
+        pending = [wait for wait in waits if wait.state == WaitState.PENDING]
+        if any(wait.kind != Sleep.kind for wait in pending):
+            self._wait(WaitingFor.COMMAND, None)
+            return
+        wake_at = max((wait.due_at for wait in pending if wait.due_at), default=at)
+        self._wait(WaitingFor.SLEEP, wake_at)
+        self.handed_over = wake_at <= at  # nothing to wait for any more
 
     def _try_later(self, error: CommandError, delay: float, at: datetime) -> None:
         row = self._touch(self.row)
@@ -315,3 +326,9 @@ class Session:
         if "finished_at" in self._columns:
             release_key(self.run)
         self._dirty, self._columns = {}, {}
+
+
+def _due(command: Command, at: datetime) -> datetime | None:
+    if not isinstance(command, Sleep):
+        return None
+    return command.until or at + timedelta(seconds=command.seconds or 0)

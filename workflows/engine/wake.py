@@ -2,7 +2,7 @@
 
 from django.db import transaction
 
-from workflows.commands import CommandResult
+from workflows.commands import CommandResult, Sleep
 from workflows.doorbell import ring_all
 from workflows.leases import db_now
 from workflows.models import Run, Wait
@@ -27,8 +27,8 @@ def resolve_commands(kind: str, results: dict[str, CommandResult]) -> int:
             wait.result = result.value
             wait.error = result.error.model_dump() if result.error else None
         Wait.objects.bulk_update(waits, ["state", "result", "error"], batch_size=200)
-        pending = Wait.objects.filter(run__in=runs, state=WaitState.PENDING).values_list("run_id", flat=True)
-        still_waiting = set(pending)
+        pending = Wait.objects.filter(run__in=runs, state=WaitState.PENDING).exclude(kind=Sleep.kind)
+        still_waiting = set(pending.values_list("run_id", flat=True))  # a sleep ends by the clock
         awake = [run for run in runs if run.pk not in still_waiting]
         Run.objects.filter(pk__in=[run.pk for run in awake]).update(wake_at=db_now())
         ring_all(awake)

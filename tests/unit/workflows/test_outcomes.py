@@ -15,22 +15,22 @@ def a_step(output: object) -> StepDefinition:
 
 
 def test_permanent_errors_fail_at_once() -> None:
-    outcome = outcome_of_error(PermanentError("NO", "never"), Retry(attempts=5), 1)
+    outcome = outcome_of_error(PermanentError("NO", "never"), "idempotent", Retry(attempts=5), 1)
     assert isinstance(outcome, Failed)
     assert outcome.error.code == "NO"
 
 
 def test_transient_errors_are_retried_by_the_policy_and_then_parked() -> None:
     retry = Retry(attempts=4, first=2)
-    assert outcome_of_error(TransientError("T", "t"), retry, 3) == TryLater(
+    assert outcome_of_error(TransientError("T", "t"), "idempotent", retry, 3) == TryLater(
         describe(TransientError("T", "t")), 8
     )
-    assert isinstance(outcome_of_error(TransientError("T", "t"), retry, 4), Parked)
+    assert isinstance(outcome_of_error(TransientError("T", "t"), "idempotent", retry, 4), Parked)
 
 
 def test_unforeseen_errors_get_few_attempts() -> None:
-    assert isinstance(outcome_of_error(ValueError("?"), Retry(attempts=50), 2), TryLater)
-    assert isinstance(outcome_of_error(ValueError("?"), Retry(attempts=50), 3), Parked)
+    assert isinstance(outcome_of_error(ValueError("?"), "idempotent", Retry(attempts=50), 2), TryLater)
+    assert isinstance(outcome_of_error(ValueError("?"), "idempotent", Retry(attempts=50), 3), Parked)
 
 
 @pytest.mark.case("E20")
