@@ -3,12 +3,14 @@
 import json
 from typing import Any
 
+import pytest
 from django.core import mail
 from pytest_django.fixtures import Settings
 
 from dalp.assets.calls import contract
 from dalp.assets.models import Asset, AssetState
-from signer import Transaction, TransactionState
+from signer import Transaction, TransactionState, lanes
+from signer.admission import estimate_call
 from tests.integration.assets.conftest import GERMANY, Stage
 from workflows.models import Run
 from workflows.states import RunState
@@ -146,7 +148,8 @@ def assert_stopped(stage: Stage, run: Run, reason: str) -> None:
     assert stage.read("Token", token, "paused")
     assert stage.read("Token", token, "totalSupply") == 0
     states = step_states(run)
-    assert states["mint_and_unpause#0"] == "FAILED"
+    assert run.steps.get(name="mint_and_unpause").error["message"] == reason
+    assert states["mint_and_unpause#0"] == "UNDONE", "the half of it that happened: the token was open"
     assert states["deploy_token#0"] == states["verify_eligibility#0"] == states["record_asset#0"] == "UNDONE"
     assert reason in story(run)
 
@@ -231,3 +234,24 @@ def test_a_registration_with_another_country_moves_the_investor(stage: Stage) ->
         run = stage.register(wallet, GERMANY)
         assert run.state == RunState.SUCCEEDED, run.error
         assert stage.drive(stage.issue("MOVED", {wallet: 1})).state == RunState.SUCCEEDED
+
+
+def test_a_supply_that_was_minted_while_the_opening_failed_is_burned(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def estimate(row: Transaction, sender: str) -> tuple[str, list[Any]]:
+        method, (call, block) = estimate_call(row, sender)
+        if row.label.startswith("unpause"):
+            call = {**call, "data": "0xdeadbeef"}  # the node says that it would revert
+        return method, [call, block]
+
+    monkeypatch.setattr(lanes, "estimate_call", estimate)
+    run = stage.drive(stage.issue("HALF", {stage.wallets[0]: 7}))
+    assert (run.state, run.error["code"]) == (RunState.COMPENSATED, "TRANSACTION_WOULD_REVERT")
+    token = salted_token(stage, run)
+    assert stage.read("Token", token, "totalSupply") == 0
+    assert stage.read("Token", token, "paused")
+    labels = [
+        row.label.partition(" ")[0] for row in transactions() if row.state == TransactionState.COMPLETED
+    ]
+    assert labels[-2:] == ["mint", "burn"]
