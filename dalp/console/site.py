@@ -47,8 +47,9 @@ def item(title: str, icon: str, view: str) -> dict[str, Any] | None:
         return None
     if view == "admin:workflows_deadletter_changelist":
         # Only what needs a decision: the list opens on the open ones.
-        line |= {"link": f"{line['link']}?state__exact=OPEN", "badge": "dalp.console.site.open_dead_letters"}
-        line |= {"badge_variant": "danger", "badge_style": "solid"}
+        line |= {"link": f"{line['link']}?state__exact=OPEN"}
+        if count := open_dead_letters():
+            line |= {"badge": count, "badge_variant": "danger", "badge_style": "solid"}
     return line
 
 
@@ -61,12 +62,11 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     return groups
 
 
-def open_dead_letters(request: HttpRequest) -> str:
-    """Return the number on the sidebar's badge, empty when there is none."""
+def open_dead_letters() -> int:
+    """Return the number for the sidebar's badge."""
     from workflows.models import DeadLetter
 
-    count = DeadLetter.objects.filter(state="OPEN").count()
-    return str(count) if count else ""
+    return DeadLetter.objects.filter(state="OPEN").count()
 
 
 def environment(request: HttpRequest) -> list[str]:
