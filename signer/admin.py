@@ -4,124 +4,31 @@ An endpoint's URL holds the provider's key: it is entered and never shown again.
 """
 
 import re
+import uuid
 from typing import Any
 
-from django import forms
 from django.contrib import admin
-from django.db.models import Count, Model, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.html import format_html
-from django.utils.timesince import timesince
 from eth_utils.address import to_checksum_address
-from eth_utils.currency import from_wei
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import display
-from unfold.widgets import UnfoldAdminTextInputWidget
 
 from signer import queue
+from signer.cells import AttemptCells, ReadOnly, Shown, alarm, short, to_lane
+from signer.forms import EndpointForm
 from signer.models import Attempt, Block, Chain, Endpoint, Lane, Transaction
 from signer.requests import TransactionRequest
-from signer.states import FINAL, IN_FLIGHT, WAITING, LaneState, SubState, TransactionKind, TransactionState
-from workflows.cells import STATE_COLOURS, badge, code_block, error_text, link
+from signer.sentences import ago, ether, gwei, why
+from signer.states import FINAL, IN_FLIGHT, WAITING, LaneState, Purpose, TransactionState
+from workflows.cells import code_block, error_text, link
 from workflows.models import Wait
-
-STATE_COLOURS.update(
-    dict.fromkeys(
-        ("RECEIVED", "QUEUED", "PREPARING", "SIGNING", "BROADCASTING", "CONFIRMING", "SIGNED"), "info"
-    )
-    | dict.fromkeys(("PENDING_APPROVAL", "EXPIRED"), "warning")
-    | dict.fromkeys(("BLOCKED", "REJECTED"), "danger")
-    | dict.fromkeys(("COMPLETED", "ACTIVE", "SENT"), "success")
-)
 
 HASH = re.compile(r"0x[0-9a-f]{64}")
 ADDRESS = re.compile(r"0x[0-9a-f]{40}")
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SHOWN_DATA = 600
-
-# What a reason for waiting leaves out, as far as our own rows know it.
-DETAILS = {
-    SubState.LANE_BLOCKED: "waits for a person, the lane is blocked: {lane.blocked_reason}",
-    SubState.INSUFFICIENT_FUNDS: "waits for funds: {lane.address} cannot pay {cost}",
-    SubState.NODE_UNAVAILABLE: "waits for a node of {chain}: none answers, or it turns us away",
-    SubState.SIGNER_UNAVAILABLE: "waits for keyguard: the key of {lane.address} cannot sign at the moment",
-    SubState.FEE_CAPPED: "waits for the market: its fee is above the ceiling of {ceiling} gwei per gas",
-    SubState.NONCE_FOREIGN: "waits for a person: a transaction that is not ours used nonce {row.nonce}",
-}
-
-
-def why(row: Transaction) -> str:
-    """Return what a transaction waits for, or how it ended, from its row, lane and chain alone."""
-    if row.state in FINAL:
-        where = "without a nonce" if row.block_number is None else f"in block {row.block_number}"
-        code = (row.error or {}).get("code", "")
-        verb = "executed" if row.state == TransactionState.COMPLETED else "ended"
-        return f"{verb} {where}" + (f": {code}" if code else "")
-    reason = SubState(row.sub_state)
-    if row.state in WAITING and row.lane.state == LaneState.BLOCKED:
-        reason = SubState.LANE_BLOCKED
-    if reason not in DETAILS:
-        return str(reason.label) if reason else _progress(row)
-    cost = f"{ether(row.value)} and the fee" if row.value else "the fee"
-    ceiling = gwei(row.chain.max_fee_per_gas_wei)
-    return DETAILS[reason].format(row=row, lane=row.lane, chain=row.chain, cost=cost, ceiling=ceiling)
-
-
-def _progress(row: Transaction) -> str:
-    if row.state == TransactionState.CONFIRMING and row.block_number is not None:
-        depth = max(1, (row.chain.head_number or row.block_number) - row.block_number + 1)
-        return f"waits for confirmations: {depth} of {row.chain.confirmations}, in block {row.block_number}"
-    if row.state == TransactionState.BROADCASTING:
-        sent = row.broadcast_at
-        return (
-            f"waits for a block since {sent:%H:%M:%S} UTC" if sent else "signed and committed, to be sent now"
-        )
-    return {
-        TransactionState.QUEUED: "waits for its turn in the lane",
-        TransactionState.PREPARING: "a worker asks the chain for gas and fees",
-        TransactionState.SIGNING: "a worker has it signed",
-        TransactionState.PENDING_APPROVAL: "waits for a person's approval",
-    }.get(TransactionState(row.state), "waits for a worker to take it")
-
-
-def ether(wei: int) -> str:
-    return f"{from_wei(int(wei), 'ether'):f} ether"
-
-
-def gwei(wei: int) -> str:
-    return f"{from_wei(int(wei), 'gwei'):f}"
-
-
-def ago(instant: Any) -> str:
-    """Return how long ago it was; seconds matter where blocks take seconds."""
-    seconds = (timezone.now() - instant).total_seconds()
-    return f"{max(0, seconds):.0f} s" if seconds < 120 else timesince(instant)
-
-
-def short(text: str | None) -> str:
-    """Return the start of a hash or address, the whole on hovering."""
-    return (
-        format_html('<code title="{}" class="whitespace-nowrap">{}…</code>', text, text[:10]) if text else "-"
-    )
-
-
-def alarm(text: str) -> str:
-    """Return a sentence that must be seen first."""
-    return (
-        format_html('<span class="font-semibold text-red-600 dark:text-red-400">{}</span>', text)
-        if text
-        else "-"
-    )
-
-
-def to_lane(lane: Lane, text: str = "") -> str:
-    return link("admin:signer_lane_change", lane.pk, text or lane.address)
-
-
-def to_chain(chain: Chain) -> str:
-    return link("admin:signer_chain_change", chain.pk, str(chain))
 
 
 def counted(owner: str, states: tuple[TransactionState, ...]) -> Coalesce:
@@ -130,71 +37,14 @@ def counted(owner: str, states: tuple[TransactionState, ...]) -> Coalesce:
     return Coalesce(Subquery(rows.annotate(count=Count("pk")).values("count")), 0)
 
 
-class ReadOnly:
-    """Refuses what would change a row: the states are the signer's to write."""
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-
-class Shown:
-    """Columns and fields that several pages share."""
-
-    @display(description="State", ordering="state")
-    def shown_state(self, row: Any) -> str:
-        return badge(row.state)
-
-    @display(description="Chain", ordering="chain")
-    def shown_chain(self, row: Any) -> str:
-        return to_chain(row.chain)
-
-    @display(description="In flight", ordering="in_flight_count")
-    def in_flight(self, row: Any) -> int:
-        return int(row.in_flight_count)
-
-    @display(description="Waiting", ordering="waiting_count")
-    def waiting(self, row: Any) -> int:
-        return int(row.waiting_count)
-
-    @display(description="Leased by")
-    def shown_lease(self, row: Any) -> str:
-        if row.lease_until is None:
-            return "nobody: no worker has it now"
-        if row.lease_until > timezone.now():
-            return f"{row.lease_owner}, until {row.lease_until:%H:%M:%S} UTC"
-        return f"{row.lease_owner}, ran out {ago(row.lease_until)} ago; any worker may take it"
-
-
-class EndpointForm(forms.ModelForm):  # type: ignore[type-arg]
-    """Takes a URL and shows none."""
-
-    url = forms.URLField(
-        label="URL",
-        required=False,
-        assume_scheme="https",
-        widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off"}),
-        help_text="Stored and never shown again. Leave empty to keep the present one.",
-    )
-
-    class Meta:
-        model = Endpoint
-        fields = ("url", "position")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.initial["url"] = ""
-
-    def clean_url(self) -> str:
-        url = self.cleaned_data["url"] or self.instance.url
-        if not url:
-            raise forms.ValidationError("A new endpoint needs a URL.")
-        return str(url)
+def of_identifier(term: str) -> Q:
+    """Return the condition of being the transaction, or one that the run with this id asked for."""
+    try:
+        identifier = uuid.UUID(term)
+    except ValueError:
+        return Q(pk=None)
+    asked = Wait.objects.filter(run_id=identifier, kind=TransactionRequest.kind).exclude(reference="")
+    return Q(pk__in=[identifier, *asked.values_list("reference", flat=True)])
 
 
 class EndpointInline(TabularInline):  # type: ignore[misc]
@@ -223,7 +73,8 @@ class ChainAdmin(Shown, ModelAdmin):  # type: ignore[misc]
         ),
     )
     readonly_fields = (
-        "shown_head", "in_flight", "waiting", "shown_lease", "chain_id", "genesis_hash", "fee_market", "ceiling",
+        "shown_head", "in_flight", "waiting", "shown_lease", "chain_id", "genesis_hash", "fee_market",
+        "max_fee_per_gas_wei", "ceiling",
     )  # fmt: skip
     inlines = (EndpointInline,)
 
@@ -259,7 +110,7 @@ class LaneAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
     """Who sends, how far it is, and what holds it up."""
 
     list_display = (
-        "address", "shown_state", "blocked", "shown_chain", "next_nonce", "in_flight", "waiting", "oldest",
+        "shown_lane", "shown_state", "blocked", "next_nonce", "in_flight", "waiting", "oldest",
     )  # fmt: skip
     list_filter = ("state", "chain")
     list_select_related = ("chain",)
@@ -280,6 +131,10 @@ class LaneAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
             oldest_at=Subquery(waiting.values("created_at")[:1]),
         )
 
+    @display(description="Address and chain", ordering="address")
+    def shown_lane(self, lane: Lane) -> str:
+        return format_html('<code class="text-xs">{}</code><br>{}', lane.address, lane.chain)
+
     @display(description="Blocked because")
     def blocked(self, lane: Lane) -> str:
         return alarm(lane.blocked_reason if lane.state == LaneState.BLOCKED else "")
@@ -292,27 +147,6 @@ class LaneAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
     def in_redis(self, lane: Lane) -> str:
         count = queue.waiting(lane.pk)
         return "Redis does not answer" if count is None else str(count)
-
-
-class AttemptCells(Shown):
-    """How an attempt looks, in rows and on its own page."""
-
-    @display(description="Hash", ordering="hash")
-    def shown_hash(self, attempt: Attempt) -> str:
-        return link("admin:signer_attempt_change", attempt.pk, short(attempt.hash))
-
-    @display(description="Fee / tip, gwei per gas")
-    def shown_fees(self, attempt: Attempt) -> str:
-        return f"{gwei(attempt.max_fee_per_gas_wei)} / {gwei(attempt.max_priority_fee_per_gas_wei)}"
-
-    @display(description="Sent", ordering="last_sent_at")
-    def shown_sent(self, attempt: Attempt) -> str:
-        last = attempt.last_sent_at
-        return f"{attempt.send_count}×, last {last:%Y-%m-%d %H:%M:%S}" if last else "not yet"
-
-    @display(description="Last error", ordering="last_error")
-    def shown_error(self, attempt: Attempt) -> str:
-        return ": ".join(filter(None, (attempt.last_error, attempt.last_error_message))) or "-"
 
 
 class AttemptInline(AttemptCells, ReadOnly, TabularInline):  # type: ignore[misc]
@@ -332,11 +166,11 @@ class AttemptInline(AttemptCells, ReadOnly, TabularInline):  # type: ignore[misc
 class TransactionAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
     """Every transaction, newest first."""
 
-    list_display = ("shown_name", "shown_state", "shown_why", "shown_from", "nonce", "age", "created_at")
+    list_display = ("shown_name", "shown_state", "shown_why", "age", "shown_from", "nonce")
     list_filter = ("state", "sub_state", "chain", "kind")
     list_per_page = 50
     search_fields = ("id",)
-    search_help_text = "transaction or run id, hash of any attempt, address, correlation id, idempotency key"
+    search_help_text = "id, run id, hash, address, correlation id, key"
     date_hierarchy = "created_at"
     show_full_result_count = False  # the table only grows
     fieldsets = (
@@ -378,7 +212,7 @@ class TransactionAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
     def get_queryset(self, request: HttpRequest) -> QuerySet[Transaction]:
         """Leave the data out: a page of deployments would read megabytes that the list does not show."""
         rows: QuerySet[Transaction] = super().get_queryset(request)
-        return rows.select_related("chain", "lane", "winner").defer("data", "winner__raw")
+        return rows.select_related("chain", "lane").defer("data")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Transaction], term: str
@@ -393,15 +227,18 @@ class TransactionAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
         elif ADDRESS.fullmatch(term.lower()):
             address = to_checksum_address(term.lower())
             match = Q(lane__in=Lane.objects.filter(address=address)) | Q(to=address)
-        elif UUID.fullmatch(term.lower()):
-            asked = Wait.objects.filter(run=term, kind=TransactionRequest.kind).exclude(reference="")
-            match |= Q(pk__in=[term, *asked.values_list("reference", flat=True)])
+        else:
+            match |= of_identifier(term)
         return queryset.filter(match), False
 
     @display(description="Transaction", ordering="id")
     def shown_name(self, row: Transaction) -> str:
         name = row.label or row.get_kind_display()
-        return format_html("{}<br><code class='text-xs'>{}</code>", name, row.pk)
+        return format_html(
+            '<div style="width: 16.5rem; overflow-wrap: anywhere">{}</div><code class="text-xs">{}</code>',
+            name,
+            row.pk,
+        )
 
     @display(description="Why", ordering="sub_state")
     def shown_why(self, row: Transaction) -> str:
@@ -417,7 +254,7 @@ class TransactionAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
         waits = Wait.objects.filter(kind=TransactionRequest.kind, reference=str(row.pk))
         wait = waits.select_related("run").first()
         if wait is None:
-            return "no run: it was submitted by itself"
+            return "no run: submitted directly"
         return link(
             "admin:workflows_run_change",
             wait.run_id,
@@ -427,14 +264,18 @@ class TransactionAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
     @display(description="Age", ordering="created_at")
     def age(self, row: Transaction) -> str:
         if row.settled_at:
-            return f"took {(row.settled_at - row.created_at).total_seconds():.1f} s"
+            return f"took {max(0.0, (row.settled_at - row.created_at).total_seconds()):.1f} s"
         return f"for {ago(row.created_at)}"
 
     @display(description="From", ordering="lane__address")
     def shown_from(self, row: Transaction) -> str:
         return short(row.lane.address)
 
-    @display(description="From and lane")
+    @display(description="From")
+    def sender(self, row: Transaction) -> str:
+        return row.lane.address
+
+    @display(description="Lane")
     def shown_lane(self, row: Transaction) -> str:
         return to_lane(row.lane)
 
@@ -442,8 +283,8 @@ class TransactionAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
     def shown_to(self, row: Transaction) -> str:
         if row.to is not None:
             return row.to
-        receipt = row.winner.receipt if row.winner else None
-        return f"creates a contract: {(receipt or {}).get('contractAddress') or 'not mined yet'}"
+        made = (row.winner.receipt or {}).get("contractAddress") if row.winner else None
+        return f"creates a contract: {to_checksum_address(made) if made else 'not mined yet'}"
 
     @display(description="Value")
     def shown_value(self, row: Transaction) -> str:
@@ -457,7 +298,10 @@ class TransactionAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
 
     @display(description="Gas limit")
     def gas(self, row: Transaction) -> str:
-        return str(row.gas_limit or "as estimated, see the attempts")
+        if row.gas_limit is not None:
+            return f"{row.gas_limit}, as asked"
+        signed = row.attempts.filter(purpose=Purpose.PAYLOAD).order_by("-seq").first()
+        return f"{signed.gas_limit}, estimated" if signed else "not estimated yet"
 
     @display(description="Mined hash")
     def shown_winner(self, row: Transaction) -> str:
@@ -472,7 +316,9 @@ class TransactionAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
     @display(description="Data")
     def data_start(self, row: Transaction) -> str:
         more = "…" if len(row.data) > SHOWN_DATA else ""
-        return format_html('<code class="break-all text-xs">{}{}</code>', row.data[:SHOWN_DATA], more)
+        return format_html(
+            '<code class="text-xs" style="overflow-wrap: anywhere">{}{}</code>', row.data[:SHOWN_DATA], more
+        )
 
 
 @admin.register(Attempt)
@@ -490,9 +336,21 @@ class AttemptAdmin(AttemptCells, ReadOnly, ModelAdmin):  # type: ignore[misc]
         ("Now", {"fields": ("shown_state", "shown_error", "shown_sent", "first_sent_at")}),
         (
             "What was signed",
-            {"fields": ("hash", "shown_transaction", "seq", "purpose", "nonce", "shown_fees", "gas_limit")},
+            {
+                "fields": (
+                    "hash",
+                    "shown_transaction",
+                    "seq",
+                    "purpose",
+                    "nonce",
+                    "shown_fees",
+                    "gas_limit",
+                    "epoch",
+                    "created_at",
+                )
+            },
         ),
-        ("Receipt", {"fields": ("shown_receipt", "epoch", "created_at")}),
+        ("Receipt", {"fields": ("shown_receipt",)}),
     )
 
     @display(description="Hash", ordering="hash")

@@ -1,7 +1,8 @@
 """Which of the waiting transactions get a nonce now, decided from numbers alone.
 
 First come, first served: the first one that must wait makes all behind it wait, so nonces keep the order of
-submission. One that can never be executed leaves without using a nonce.
+submission. One that can never be executed leaves without using a nonce. One whose gas the node cannot estimate, in
+words that are not understood, waits alone: the fault may be its own.
 """
 
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ class Admission:
     refused: dict[UUID, dict[str, str]] = field(
         default_factory=dict
     )  # the error of those that can never be executed
+    unclear: dict[UUID, str] = field(default_factory=dict)  # the node's words about those that wait alone
     waiting: list[UUID] = field(default_factory=list)
     why: SubState = SubState.NONE  # of those that wait
 
@@ -73,6 +75,9 @@ def admit(
         gas, why, error = _gas(row, estimates, market)
         if error is not None:
             admission.refused[row.pk] = error
+            continue
+        if why == SubState.ESTIMATE_UNCLEAR:
+            admission.unclear[row.pk] = str(estimates[row.pk].message)
             continue
         ready = Ready(row, gas, market.quote(row.speed))
         why = why or _obstacle(ready, market, committed_wei, gas_in_flight)
@@ -129,4 +134,6 @@ def _no_estimate(error: RpcError) -> tuple[SubState, dict[str, str] | None]:
         return SubState.NONE, {"code": "TRANSACTION_WOULD_FAIL", "message": error.message}
     if meaning is ErrorClass.FUNDS:
         return SubState.INSUFFICIENT_FUNDS, None
+    if meaning is ErrorClass.AMBIGUOUS and isinstance(error, RpcNodeError):
+        return SubState.ESTIMATE_UNCLEAR, None
     return SubState.NODE_UNAVAILABLE, None

@@ -3,7 +3,7 @@
 A receipt counts only if its block is in this list. Nothing here believes a block because of its number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -160,7 +160,7 @@ class Ledger:
             self.held.row.head_number = max(fork, 0)
             orphans = list(self.rows.filter(number__gt=fork).values_list("hash", flat=True))
             self.rows.filter(number__gt=fork).update(canonical=False)
-            reopened = self._reopen(orphans)
+            reopened = self.reopen(orphans)
             settled = Transaction.objects.filter(chain=self.held.row, block_hash__in=orphans, state__in=FINAL)
             too_late = [str(pk) for pk in settled.values_list("pk", flat=True)]
         log.warning(
@@ -187,8 +187,11 @@ class Ledger:
             log.error("fork_deeper_than_window", chain=self.held.row.pk, window=WINDOW)
         return lowest - 1
 
-    def _reopen(self, orphans: Sequence[str]) -> int:
-        """Take transactions of orphaned blocks back to broadcasting: same nonce, same bytes, as if not mined yet."""
+    def reopen(self, orphans: Collection[str]) -> int:
+        """Take transactions of orphaned blocks back to broadcasting: same nonce, same bytes, as if not mined yet.
+
+        Within the caller's guarded transaction; returns how many.
+        """
         rows = Transaction.objects.filter(
             chain=self.held.row, state=TransactionState.CONFIRMING, block_hash__in=orphans
         )

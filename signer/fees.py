@@ -59,11 +59,14 @@ def next_base_fee(history: dict[str, Any]) -> int:
 
 
 def ceiling(market: Fees, absolute_wei: int) -> Fees:
-    """Return the most that may be offered: five times the market, and never more than the chain's absolute cap."""
-    return Fees(
-        min(absolute_wei, MARKET_CEILING_FACTOR * market.max_fee_per_gas_wei),
-        min(absolute_wei, MARKET_CEILING_FACTOR * market.max_priority_fee_per_gas_wei),
-    )
+    """Return the most that may be offered: five times the market, and never more than the chain's absolute cap.
+
+    The tip has no limit of its own, and the market counts as no less than the default tip: what was offered before
+    there was a market to learn from may be far above it, and must be replaceable.
+    """
+    market_wei = max(market.max_fee_per_gas_wei, DEFAULT_TIP_WEI)
+    limit = min(absolute_wei, MARKET_CEILING_FACTOR * market_wei)
+    return Fees(limit, limit)
 
 
 def within(fees: Fees, limit_wei: int) -> Fees:

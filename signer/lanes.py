@@ -8,13 +8,13 @@ one transaction, and a transaction has one nonce; a worker whose epoch is past c
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.db.models import OuterRef, Subquery
+from django.db.models import OuterRef, Q, Subquery
 from django.db.models.functions import Now
 
 from signer import chains, flights, queue, replacing, sending, settling, signing
@@ -82,6 +82,7 @@ class Drain:
         self.rpc: Rpc = chains.connect(self.chain)
         self.patience = Patience.of(self.chain.block_time_ms)
         self.full_at: int | None = None  # how many were in flight when there was no room for more
+        self.unclear: set[UUID] = set()  # passed over by this drain; the next one asks again
 
     def run(self, deadline: float, lock: queue.LaneLock) -> None:
         """Go round until nothing can be done now, or the time is up."""
@@ -145,11 +146,11 @@ class Drain:
         """Give nonces to as many waiting transactions as room and funds allow; return whether more may follow."""
         self._expire_waiting()
         waiting = Transaction.objects.filter(lane=self.lane, state__in=WAITING)
-        waiting = waiting.exclude(state=TransactionState.PENDING_APPROVAL).order_by("created_at", "id")
+        waiting = waiting.exclude(Q(state=TransactionState.PENDING_APPROVAL) | Q(pk__in=self.unclear))
         if self.lane.state == LaneState.BLOCKED:
             return self._hold(SubState.LANE_BLOCKED)
         room = min(BATCH_SIZE, self.chain.max_in_flight - len(in_flight))
-        candidates = list(waiting[: max(0, room)])
+        candidates = list(waiting.order_by("created_at", "id")[: max(0, room)])
         if room <= 0:
             self.full_at = len(in_flight)
             return self._hold(SubState.LANE_FULL)
@@ -161,9 +162,9 @@ class Drain:
         if attempts:
             self._commit(attempts)
             crashpoint("signer.attempts_committed")
-            queue.take(self.lane.pk, [attempt.transaction_id for attempt in attempts])
-            self._send(attempts, "signer.sent")
-        if attempts or admission.refused:
+        queue.take(self.lane.pk, [*admission.refused, *(attempt.transaction_id for attempt in attempts)])
+        self._send(attempts, "signer.sent")
+        if attempts or admission.refused or admission.unclear:
             return True
         self.full_at = len(in_flight) if admission.why == SubState.LANE_FULL else None
         return self._hold(admission.why)
@@ -195,10 +196,18 @@ class Drain:
         with transaction.atomic():
             guard(self.held)
             settling.end_unsent(admission.refused)
+            self._requeue(list(admission.unclear), SubState.ESTIMATE_UNCLEAR)
             self._requeue(admission.waiting, admission.why)
             self._set_state([ready.transaction for ready in admission.ready], TransactionState.SIGNING)
+        self._pass_over([row for row in candidates if row.pk in admission.unclear], admission.unclear)
         crashpoint("signer.prepared")
         return admission
+
+    def _pass_over(self, rows: Sequence[Transaction], words: Mapping[UUID, str]) -> None:
+        self.unclear.update(row.pk for row in rows)
+        for row in rows:
+            if row.sub_state != SubState.ESTIMATE_UNCLEAR:  # said once, not by each drain
+                log.warning("estimate_unclear", transaction=str(row.pk), text=words[row.pk])
 
     def _sign(self, admission: Admission) -> list[Attempt]:
         if not admission.ready:
@@ -279,6 +288,7 @@ class Drain:
             with transaction.atomic():
                 guard(self.held)
                 settling.end_unsent(dict.fromkeys(ids, error), TransactionState.EXPIRED)
+            queue.take(self.lane.pk, ids)
 
     # --- States before the nonce --------------------------------------------------------------------------
 

@@ -94,6 +94,21 @@ def push(lane_id: UUID, entries: Sequence[tuple[UUID, float]], target: str) -> b
     return _survive("push", True, work) if entries else ring_wanted(target)
 
 
+def replace_oldest(lane_id: UUID, entries: Sequence[tuple[UUID, float]]) -> None:
+    """Have the queue hold these and no others up to the instant of the last: they are the oldest, in order."""
+
+    def work() -> None:
+        pipe = client().pipeline(transaction=True)
+        # What is newer than the last may have been submitted since the rows were read.
+        pipe.zremrangebyscore(_waiting_key(lane_id), "-inf", entries[-1][1])
+        pipe.zadd(_waiting_key(lane_id), {str(pk): instant for pk, instant in entries})
+        pipe.expire(_waiting_key(lane_id), WAITING_SECONDS)
+        pipe.execute()
+
+    if entries:
+        _survive("replace", None, work)
+
+
 def take(lane_id: UUID, ids: Sequence[UUID]) -> None:
     """Remove transactions that wait no longer."""
     if ids:

@@ -21,6 +21,7 @@ class Finding(Enum):
     FINAL = "final"  # in a canonical block, deep enough
     MINED = "mined"  # in a canonical block, not deep enough yet
     ABSENT = "absent"  # the node knows none of the attempts as mined, and said so for each of them
+    ORPHANED = "orphaned"  # absent, and the block that held it is not on the chain
     UNKNOWN = "unknown"  # look again later
 
 

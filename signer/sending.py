@@ -34,6 +34,7 @@ SUB_STATES = {
     ErrorClass.FEE_CAP: SubState.FEE_CAPPED,
     ErrorClass.RATE: SubState.NODE_UNAVAILABLE,
     ErrorClass.AMBIGUOUS: SubState.POSSIBLY_SENT,
+    ErrorClass.PERMANENT: SubState.REFUSED_AGAIN,  # unless it is given up
 }
 # What a successful send makes untrue. A reason for a no-op stays.
 CLEARED = [*SUB_STATES.values(), SubState.REORGED]
@@ -117,8 +118,11 @@ def _record_refused(attempts: Sequence[Attempt], refusal: ErrorClass, message: s
 
 
 def _never_accepted(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """Leave out what a node took before: such a refusal says nothing about what that node will do."""
-    payloads = [attempt for attempt in attempts if attempt.purpose == Purpose.PAYLOAD and attempt.seq == 0]
+    """Leave out what a node took before: such a refusal says nothing about what that node will do.
+
+    An earlier attempt of the same transaction may have been taken, and may still be mined: then it has won.
+    """
+    payloads = [attempt for attempt in attempts if attempt.purpose == Purpose.PAYLOAD]
     return [attempt for attempt in payloads if attempt.state == AttemptState.SIGNED]
 
 

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
+from signer import queue
 from signer.models import Attempt, Chain, Lane, Transaction
 from signer.ringing import ring_chain, ring_lane
 from signer.states import IN_FLIGHT, WAITING, AttemptState, TransactionState
@@ -41,12 +42,15 @@ def waiting_lanes() -> None:
     """Lanes with transactions that wait for a nonce and that nobody has looked at for a moment."""
     ago = Now() - timedelta(seconds=GRACE_SECONDS)
     free = _free_lanes().filter(Q(looked_at__isnull=True) | Q(looked_at__lt=ago))
-    waiting = Transaction.objects.filter(state__in=WAITING, created_at__lt=ago, lane__in=free)
+    # Not by their age: created_at is the submitter's clock, which may be ahead of the database's.
+    waiting = Transaction.objects.filter(state__in=WAITING, lane__in=free)
     lane_ids = list(waiting.order_by().values_list("lane_id", flat=True).distinct()[:LIMIT])
     for lane_id in lane_ids:
         # Redis may have lost the lane's queue; it is only a count for people, but a true one.
         oldest = Transaction.objects.filter(lane_id=lane_id, state__in=WAITING).order_by("created_at")[:LIMIT]
-        ring_lane(lane_id, *((pk, at.timestamp()) for pk, at in oldest.values_list("pk", "created_at")))
+        entries = [(pk, at.timestamp()) for pk, at in oldest.values_list("pk", "created_at")]
+        queue.replace_oldest(lane_id, entries)
+        ring_lane(lane_id)
 
 
 def unsent_lanes() -> None:
@@ -63,7 +67,8 @@ def overdue_lanes() -> None:
     patience = min(settings.SIGNER["resend_seconds"], settings.SIGNER["bump_after_seconds"])
     ago = Now() - timedelta(seconds=patience)
     looked_ago = Now() - timedelta(seconds=GRACE_SECONDS)
-    overdue = Q(broadcast_at__lt=ago) | Q(valid_until__lt=Now())
+    # One that was refused at once has neither instant; its no-op may not be committed yet.
+    overdue = Q(broadcast_at__lt=ago) | Q(valid_until__lt=Now()) | Q(noop_outcome__gt="")
     lanes = _open_lanes().filter(overdue, Q(lane__looked_at__isnull=True) | Q(lane__looked_at__lt=looked_ago))
     _ring_lanes(lanes.distinct()[:LIMIT])
 

@@ -148,26 +148,31 @@ class Watch:
         self, candidates: Sequence[Candidate], answers: Sequence[Sequence[Any]], latest: Header
     ) -> list[tuple[Candidate, Verdict]]:
         pairs = list(zip(candidates, answers, strict=True))
-        lowest = [lowest_block(candidate.attempts, given) for candidate, given in pairs]
+        lowest = [lowest_block(c.attempts, given) or c.transaction.block_number for c, given in pairs]
         deep: dict[int, str] = {}
         for number in {number for number in lowest if number is not None}:
             deep |= self.ledger.cover(number, latest.number)
         canonical = deep | self.ledger.hashes()
-        return [
-            (candidate, judge(candidate.attempts, given, canonical, latest.number, self.chain.confirmations))
-            for candidate, given in pairs
-        ]
+        verdicts = []
+        for candidate, given in pairs:
+            verdict = judge(candidate.attempts, given, canonical, latest.number, self.chain.confirmations)
+            if verdict.finding is Finding.ABSENT and _lost_its_block(candidate.transaction, canonical):
+                verdict = Verdict(Finding.ORPHANED)
+            verdicts.append((candidate, verdict))
+        return verdicts
 
     # --- What follows from it -----------------------------------------------------------------------------
 
     def _apply(self, verdicts: Sequence[tuple[Candidate, Verdict]]) -> None:
         """Write all that was found in one guarded transaction, and wake who waits for it."""
         found = [(c, verdict) for c, verdict in verdicts if verdict.attempt is not None]
-        if not found:
+        orphans = {c.transaction.block_hash for c, v in verdicts if v.finding is Finding.ORPHANED}
+        if not found and not orphans:
             return
         reasons = reverts.reasons(self.rpc, [(c.transaction.pk, v) for c, v in found if _reverted(c, v)])
         with transaction.atomic():
             guard(self.held)
+            reopened = self.ledger.reopen(orphans)
             self._store_receipts([verdict for _, verdict in found])
             settled = self._write(found, reasons)
             crashpoint("signer.settling")
@@ -175,6 +180,8 @@ class Watch:
             after_commit(lambda: crashpoint("signer.settled"))
             for lane_id in {c.transaction.lane_id for c, v in found if v.finding is Finding.FINAL}:
                 after_commit(partial(ring_lane, lane_id))
+        if reopened:
+            log.warning("blocks_orphaned_unseen", chain=self.chain.pk, blocks=len(orphans), reopened=reopened)
         for candidate, verdict in found:
             _log(candidate, verdict)
 
@@ -242,6 +249,13 @@ class Watch:
         log.error("nonce_used_by_stranger", transactions=[str(row.pk) for row in foreign])
         for lane_id in {row.lane_id for row in foreign}:
             ring_lane(lane_id)
+
+
+def _lost_its_block(row: Transaction, canonical: Mapping[int, str]) -> bool:
+    """Return whether the chain has another block where the transaction was: a fork while nobody watched."""
+    if row.state != TransactionState.CONFIRMING or row.block_number is None:
+        return False
+    return canonical.get(row.block_number, row.block_hash) != row.block_hash
 
 
 def _winner(verdicts: Sequence[Verdict]) -> Subquery:

@@ -6,6 +6,7 @@ The addresses are settled when pytest starts, since Django's settings want them;
 import base64
 import itertools
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -230,3 +231,11 @@ class Live:
             print(f"--- {process.log.name} ({process.returncode}) ---\n{process.tail(40)}")
         for chain in self.chains:
             chain.stop()
+        self.find_no_secret()
+
+    def find_no_secret(self) -> None:
+        """K55, over every test with processes: no log holds a secret setting, or hex as long as a signed transaction."""
+        secrets = [re.escape(self.env[name]) for name in ("SECRET_KEY", "KEYGUARD_KEK")]
+        pattern = re.compile("|".join([*secrets, r"\b(?:0x)?[0-9a-fA-F]{130,}\b"]))
+        for process in self.processes:
+            assert not pattern.search(process.output()), f"a secret stands in {process.log}"

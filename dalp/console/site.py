@@ -42,7 +42,7 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
 def item(title: str, icon: str, view: str) -> dict[str, Any] | None:
     """Return one line of the sidebar, None when there is no such page."""
     try:
-        line = {"title": title, "icon": icon, "link": reverse(view)}
+        line: dict[str, Any] = {"title": title, "icon": icon, "link": reverse(view)}
     except NoReverseMatch:
         return None
     if view == "admin:workflows_deadletter_changelist":

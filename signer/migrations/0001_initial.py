@@ -191,6 +191,7 @@ class Migration(migrations.Migration):
                             ("LANE_BLOCKED", "the lane is blocked"),
                             ("INSUFFICIENT_FUNDS", "the address cannot pay for it"),
                             ("NODE_UNAVAILABLE", "the node does not answer"),
+                            ("ESTIMATE_UNCLEAR", "the node's answer to the gas estimate is not understood"),
                             ("SIGNER_UNAVAILABLE", "the key cannot sign at the moment"),
                             ("FEE_CAPPED", "the market's fee is above the ceiling"),
                             ("POSSIBLY_SENT", "the node's answer was lost; the same bytes are sent again"),
@@ -198,6 +199,10 @@ class Migration(migrations.Migration):
                             ("NONCE_FOREIGN", "a transaction that is not ours used its nonce"),
                             ("NODE_FULL", "the node's pool has no room"),
                             ("NODE_REFUSED", "a no-op takes its nonce, because the node refused it"),
+                            (
+                                "REFUSED_AGAIN",
+                                "the node refuses what it took before; the same bytes are sent again",
+                            ),
                             ("EXPIRING", "a no-op takes its nonce, because valid_until passed"),
                             ("REORGED", "its block was orphaned; sent again"),
                         ],

@@ -147,6 +147,45 @@ def test_mined_while_nobody_watched_is_found(manual: Stage) -> None:
     assert state(row) == "COMPLETED"
 
 
+@pytest.mark.parametrize("gap", [100, 300, 900])
+def test_orphaned_while_nobody_watched_is_sent_again_with_its_nonce(manual: Stage, gap: int) -> None:
+    Chain.objects.update(confirmations=3)
+    row = manual.submit()
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    assert state(row) == "CONFIRMING"
+    manual.rpc("anvil_reorg", 1, [])
+    manual.rpc("anvil_dropAllTransactions")
+    manual.rpc("anvil_mine", hex(gap))
+    manual.watch()
+    manual.watch()
+    assert (state(row), row.sub_state, row.nonce) == ("BROADCASTING", "REORGED", 0)
+    manual.drain()
+    assert list(manual.pool()) == ["0"]
+    manual.mine(3)
+    manual.watch()
+    assert state(row) == "COMPLETED"
+    assert len(manual.attempts(row.pk)) == 1
+
+
+def test_missing_receipt_of_a_block_that_is_on_the_chain_takes_nothing_back(
+    manual: Stage, liar: LyingNode
+) -> None:
+    Chain.objects.update(confirmations=3)
+    row = manual.submit()
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    liar.lie = lambda call: {"result": None} if call["method"] == "eth_getTransactionReceipt" else None
+    manual.rpc("anvil_mine", hex(300))
+    manual.watch()
+    assert state(row) == "CONFIRMING"
+    liar.lie = None
+    manual.watch()
+    assert state(row) == "COMPLETED"
+
+
 @pytest.mark.parametrize("depth", [5, 100, 255])
 def test_blocks_mined_while_nobody_watched_are_linked(manual: Stage, depth: int) -> None:
     manual.submit()

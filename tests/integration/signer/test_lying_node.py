@@ -1,13 +1,15 @@
 """A node that loses requests, loses answers and tells untruths: nothing is executed twice, nothing is given up."""
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from signer.models import Lane, Transaction
+from signer import sweeping
+from signer.models import Attempt, Chain, Lane, Transaction
 from signer.states import TransactionState
 from tests.integration.signer.lying_node import Call, LyingNode, says
-from tests.integration.signer.stage import Stage, wait
+from tests.integration.signer.stage import Crash, Stage, wait
 
 SEND = "eth_sendRawTransaction"
 RECEIPT = "eth_getTransactionReceipt"
@@ -226,3 +228,94 @@ def test_address_that_others_are_sending_from_is_not_used(manual: Stage) -> None
     row = manual.submit()
     manual.drain()
     assert state(row) == (TransactionState.QUEUED, "LANE_BLOCKED")
+
+
+@pytest.mark.parametrize("why", ["the node fell silent", "the worker died"])
+def test_sweep_finds_a_refused_transaction_whose_noop_is_not_committed(
+    manual: Stage, liar: LyingNode, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    row = manual.submit()
+    refuse = says(SEND, "intrinsic gas too low", times=1)
+
+    def lie(call: Call) -> dict[str, Any] | None:
+        answer = refuse(call)
+        liar.lose_requests = liar.lose_requests or (answer is not None and why == "the node fell silent")
+        return answer
+
+    def die(*_: Any) -> None:
+        raise Crash
+
+    liar.lie = lie
+    with monkeypatch.context() as death:
+        if why == "the worker died":
+            death.setattr("signer.replacing.replace", die)
+        with suppress(Crash):
+            manual.drain()
+    liar.lose_requests = False
+    assert state(row) == (TransactionState.BROADCASTING, "NODE_REFUSED")
+    assert [attempt.state for attempt in manual.attempts(row.pk)] == ["REJECTED"]
+    rung: list[object] = []
+    monkeypatch.setattr(sweeping, "ring_lane", lambda lane_id, *_: rung.append(lane_id))
+    Lane.objects.update(looked_at="2020-01-01T00:00:00Z")
+    Attempt.objects.update(created_at="2020-01-01T00:00:00Z", last_sent_at="2020-01-01T00:00:00Z")
+    sweeping.sweep()
+    assert rung == [manual.lane.pk]
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    assert state(row)[0] == TransactionState.FAILED
+
+
+@pytest.mark.parametrize("winner", ["noop", "payload"])
+def test_replacement_refused_for_good_gives_its_nonce_to_a_noop(
+    manual: Stage, liar: LyingNode, monkeypatch: pytest.MonkeyPatch, winner: str
+) -> None:
+    """The node forgot the first attempt; or another node has not, and mines it."""
+    row, behind = manual.submit(), manual.submit()
+    manual.drain()
+    manual.rpc("anvil_dropAllTransactions")
+    liar.lie = says(SEND, "execution reverted: not now")
+    with monkeypatch.context() as patience:
+        wait(patience, resend_seconds=0)
+        patience.setattr("signer.lanes.Drain.run", lambda self, deadline, lock: self._round())
+        manual.drain()
+        assert state(row) == (TransactionState.BROADCASTING, "REFUSED_AGAIN")
+        wait(patience, resend_seconds=60, bump_after_seconds=0)
+        manual.drain()
+    assert state(row) == (TransactionState.BROADCASTING, "NODE_REFUSED")
+    liar.lie = None
+    wait(monkeypatch, resend_seconds=0)
+    if winner == "payload":
+        manual.rpc("eth_sendRawTransaction", "0x" + bytes(manual.attempts(row.pk)[0].raw).hex())
+        manual.mine()
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    expected = TransactionState.FAILED if winner == "noop" else TransactionState.COMPLETED
+    assert (state(row)[0], (row.error is None)) == (expected, winner == "payload")
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    assert state(behind)[0] == TransactionState.COMPLETED
+
+
+def test_estimate_that_is_not_understood_holds_up_no_other(
+    manual: Stage, liar: LyingNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    Chain.objects.update(max_in_flight=2)
+    unclear = [manual.submit(to="0x" + "22" * 20) for _ in range(3)]  # more than a drain looks at in one go
+    behind = manual.submit()
+
+    def lie(call: Call) -> dict[str, Any] | None:
+        if call["method"] != "eth_estimateGas" or not call["params"][0]["to"].endswith("22"):
+            return None
+        return {"error": {"code": -32015, "message": "Transaction execution error."}}
+
+    liar.lie = lie
+    manual.drain()
+    assert state(behind) == (TransactionState.BROADCASTING, "")
+    assert {state(row) for row in unclear} == {(TransactionState.QUEUED, "ESTIMATE_UNCLEAR")}
+    assert "Transaction execution error." in caplog.text
+    liar.lie = None
+    manual.drain()
+    assert state(unclear[0])[0] == TransactionState.BROADCASTING

@@ -5,8 +5,10 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from signer.fees import DEFAULT_TIP_WEI
 from signer.models import Chain, Transaction
 from signer.states import TransactionState
+from tests.integration.signer.lying_node import LyingNode
 from tests.integration.signer.stage import Crash, Stage, crash_at, wait
 
 
@@ -147,3 +149,23 @@ def test_expired_with_a_nonce_is_what_the_chain_says(manual: Stage, winner: str)
     expected = TransactionState.EXPIRED if winner == "noop" else TransactionState.COMPLETED
     assert (state(row), row.winner) == (expected, noop if winner == "noop" else payload)
     assert (row.error is None) == (winner == "payload")
+
+
+@pytest.mark.parametrize("expires", [False, True])
+def test_offered_the_default_tip_is_replaced_where_others_tip_little(
+    manual: Stage, liar: LyingNode, monkeypatch: pytest.MonkeyPatch, expires: bool
+) -> None:
+    """The first offer was made before there was a market to learn from."""
+    row = manual.submit(valid_until=timezone.now() + timedelta(hours=1) if expires else None)
+    manual.drain()
+    assert manual.attempts(row.pk)[0].max_priority_fee_per_gas_wei == DEFAULT_TIP_WEI
+    history = {"baseFeePerGas": [hex(7)] * 2, "reward": [["0x1", "0x1", "0x1"]]}
+    liar.lie = lambda call: {"result": history} if call["method"] == "eth_feeHistory" else None
+    monkeypatch.setattr("signer.lanes.Drain.run", lambda self, deadline, lock: self._round())
+    if expires:
+        Transaction.objects.update(valid_until=timezone.now() - timedelta(seconds=1))
+    else:
+        wait(monkeypatch, bump_after_seconds=0)
+    manual.drain()
+    purposes = [(attempt.purpose, attempt.state) for attempt in manual.attempts(row.pk)]
+    assert purposes == [("PAYLOAD", "SENT"), ("NOOP" if expires else "PAYLOAD", "SENT")]

@@ -1,9 +1,12 @@
 """Taking a transaction on: once per key, whoever asks, however often."""
 
 import threading
+from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from django.db import connection
+from django.utils import timezone
 
 from signer import IdempotencyConflictError, UnknownChainError, queue, submit_transaction
 from signer.models import Transaction
@@ -74,15 +77,46 @@ def test_unknown_chain_and_unknown_key_are_refused(manual: Stage) -> None:
 def test_sweep_finds_what_nobody_was_woken_for(manual: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process died between the commit and the wake-up: neither Redis nor the broker knows of it."""
     monkeypatch.setattr("signer.submission.ring_lane_after_commit", lambda *_: None)
-    row = manual.submit()
+    manual.submit()
     rung: list[object] = []
     monkeypatch.setattr("signer.ringing._ring", lambda target, task, argument: rung.append(argument))
     sweep()
-    assert rung == []  # young: its message may be under way
-    Transaction.objects.filter(pk=row.pk).update(created_at="2020-01-01T00:00:00Z")
-    sweep()
     assert rung == [str(manual.lane.pk)]
     assert queue.waiting(manual.lane.pk) == 1
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(hours=-1)])
+def test_sweep_does_not_believe_the_clock_of_the_submitter(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    row = manual.submit()
+    queue.heard(f"lane:{manual.lane.pk}")
+    Transaction.objects.filter(pk=row.pk).update(created_at=timezone.now() + ahead)
+    rung: list[object] = []
+    monkeypatch.setattr("signer.ringing._ring", lambda target, task, argument: rung.append(argument))
+    sweep()
+    assert rung == [str(manual.lane.pk)]
+
+
+def test_sweep_rights_the_count_of_what_waits(manual: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signer.ringing._ring", lambda target, task, argument: None)
+    gone = uuid4()
+    queue.push(manual.submit().lane_id, [(gone, 1.0)], "x")
+    assert queue.waiting(manual.lane.pk) == 2
+    sweep()
+    assert queue.waiting(manual.lane.pk) == 1
+
+
+def test_what_ended_without_a_nonce_waits_no_longer_in_redis(stage: Stage) -> None:
+    stage.deploy_counter()
+    refused = stage.submit(to=stage.counter.address, value=1, data="0xdeadbeef")
+    late = stage.submit(valid_until=timezone.now() + timedelta(hours=1))
+    Transaction.objects.filter(pk=late.pk).update(valid_until=timezone.now() - timedelta(seconds=1))
+    assert queue.waiting(stage.lane.pk) == 2
+    stage.settle()
+    states = Transaction.objects.filter(pk__in=[refused.pk, late.pk]).order_by("created_at")
+    assert list(states.values_list("state", flat=True)) == ["FAILED", "EXPIRED"]
+    assert queue.waiting(stage.lane.pk) == 0
 
 
 @pytest.mark.case("S1", "S4")
