@@ -19,6 +19,7 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 from dalp.models import ApiToken, IdempotencyRecord
 from signer.models import Attempt
 from workflows import admin as workflows_admin
+from workflows.cells import ReadOnly
 
 HASH = re.compile(r"0x[0-9a-f]{64}")
 
@@ -66,7 +67,7 @@ class ApiTokenAdmin(ModelAdmin):  # type: ignore[misc]
 
 
 @admin.register(IdempotencyRecord)
-class IdempotencyRecordAdmin(workflows_admin.ReadOnly, ModelAdmin):  # type: ignore[misc]
+class IdempotencyRecordAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     """First answers to requests with a key."""
 
     list_display = ("key", "method", "path", "status", "token", "created_at")
@@ -94,7 +95,7 @@ class PermissionGroupAdmin(DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
 
 
 @admin.register(TaskResult)
-class OperationalTaskAdmin(workflows_admin.ReadOnly, ModelAdmin):  # type: ignore[misc]
+class OperationalTaskAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     """Results of operational tasks. Steps of runs are not here; they are in their run."""
 
     list_display = ("task_name", "status", "date_done", "worker")

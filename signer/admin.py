@@ -17,13 +17,13 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import display
 
 from signer import queue
-from signer.cells import AttemptCells, ReadOnly, Shown, alarm, short, to_lane
+from signer.cells import AttemptCells, Shown, alarm, short, to_lane
 from signer.forms import EndpointForm
 from signer.models import Attempt, Block, Chain, Endpoint, Lane, Transaction
 from signer.requests import TransactionRequest
 from signer.sentences import ago, ether, gwei, why
 from signer.states import FINAL, IN_FLIGHT, WAITING, LaneState, Purpose, TransactionState
-from workflows.cells import code_block, error_text, link
+from workflows.cells import ReadOnly, code_block, error_text, link
 from workflows.models import Wait
 
 HASH = re.compile(r"0x[0-9a-f]{64}")

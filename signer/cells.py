@@ -4,7 +4,6 @@
 
 from typing import Any
 
-from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
 from unfold.decorators import display
@@ -45,19 +44,6 @@ def to_lane(lane: Lane, text: str = "") -> str:
 
 def to_chain(chain: Chain) -> str:
     return link("admin:signer_chain_change", chain.pk, str(chain))
-
-
-class ReadOnly:
-    """Refuses what would change a row: the states are the signer's to write."""
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 class Shown:

@@ -22,7 +22,7 @@ from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextareaWidget
 
-from workflows.cells import badge, code_block, error_text, link
+from workflows.cells import ReadOnly, badge, code_block, error_text, link
 from workflows.engine.replay import replay_dead_letter
 from workflows.errors import NotReplayableError
 from workflows.models import DeadLetter, Event, ObjectKey, Run, Step, Wait
@@ -39,22 +39,6 @@ REFERENCE_FINDERS: list[Callable[[str], Iterable[str]]] = []
 def reference_link(wait: Wait) -> str:
     """Return the thing that a wait waits for, linked to its page."""
     return link(REFERENCE_VIEWS.get(wait.kind, ""), wait.reference, wait.reference) if wait.reference else "-"
-
-
-class ReadOnly:
-    """Nobody adds, changes or deletes these rows by hand."""
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: the engine makes them."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: the engine changes them."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: history stays."""
-        return False
 
 
 class Rows(ReadOnly, TabularInline):  # type: ignore[misc]

@@ -1,8 +1,9 @@
-"""How values look in the admin: states in colour, errors as a line, data as JSON. Everything is escaped."""
+"""What the admin pages share: how values look (everything is escaped), and that history is not edited."""
 
 import json
 from typing import Any
 
+from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
@@ -58,3 +59,16 @@ def link(view: str, identifier: Any, text: str) -> str:
         )
     except NoReverseMatch:
         return text
+
+
+class ReadOnly:
+    """An admin on which nobody adds, changes or deletes rows by hand: the program writes them, history stays."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False

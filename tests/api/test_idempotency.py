@@ -1,9 +1,7 @@
 """The same request twice starts one thing, whatever comes in between."""
 
-import threading
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.db import connection, transaction
@@ -11,6 +9,7 @@ from django.db import connection, transaction
 from dalp.api import idempotency
 from dalp.models import IdempotencyRecord
 from tests.api.callers import Caller
+from tests.threads import at_once
 from workflows.models import Run
 
 
@@ -97,25 +96,10 @@ def committed(fresh_db: str) -> Iterator[Caller]:
     connection.close()
 
 
-def together(count: int, call: Callable[[int], object]) -> list[object]:
-    """Run `call` in `count` threads that start at one moment; close the connection of each."""
-    gate = threading.Barrier(count)
-
-    def one(number: int) -> object:
-        gate.wait(30)
-        try:
-            return call(number)
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(one, range(count)))
-
-
 @pytest.mark.case("E25", "PD2")
 @pytest.mark.sqlite_too
 def test_fifty_at_once_with_one_key_start_one_run(committed: Caller) -> None:
-    responses = together(50, lambda _: committed.start(key="k1"))
+    responses = at_once(50, lambda _: committed.start(key="k1"))
     statuses = {response.status_code for response in responses}  # type: ignore[attr-defined]
     accepted = [response for response in responses if response.status_code == 202]  # type: ignore[attr-defined]
     assert statuses <= {202, 409}
@@ -127,7 +111,7 @@ def test_fifty_at_once_with_one_key_start_one_run(committed: Caller) -> None:
 @pytest.mark.case("E26")
 @pytest.mark.sqlite_too
 def test_of_two_bodies_at_once_with_one_key_one_is_refused(committed: Caller) -> None:
-    responses = together(2, lambda number: committed.start(f"name {number}", key="k1"))
+    responses = at_once(2, lambda number: committed.start(f"name {number}", key="k1"))
     assert sorted(response.status_code for response in responses) == [202, 422]  # type: ignore[attr-defined]
     assert Run.objects.count() == 1
 
@@ -146,7 +130,7 @@ def test_a_second_request_is_told_to_come_back_while_the_first_is_in_flight(
             key="k1",
             body_sha256="?",
         )
-        [response] = together(1, lambda _: committed.start(key="k1"))
+        [response] = at_once(1, lambda _: committed.start(key="k1"))
         transaction.set_rollback(True)
     assert response.status_code == 409  # type: ignore[attr-defined]
     assert response.json()["code"] == "API_IDEMPOTENCY_IN_FLIGHT"  # type: ignore[attr-defined]

@@ -1,14 +1,12 @@
 """The signing path on a real database."""
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, connection, connections, transaction
+from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 from eth_account import Account
 from eth_account.messages import encode_defunct
@@ -38,6 +36,7 @@ from keyguard.models import Key, SigningRecord
 from keyguard.records import Answer, conclude
 from keyguard.states import RECORD_TRANSITIONS, RecordState
 from tests.integration.keyguard.requests import TO, bent, current, insert, request, transfer
+from tests.threads import at_once
 
 SECRET = bytes(range(1, 33))
 
@@ -398,18 +397,3 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     original = curve.sign
     monkeypatch.setattr("keyguard.backends.database.curve.sign", sign)
     return calls
-
-
-def at_once(count: int, call: Callable[[int], Any]) -> list[Any]:
-    """Call from that many threads at the same moment, each with its own connection."""
-    barrier = threading.Barrier(count)
-
-    def work(number: int) -> Any:
-        barrier.wait(30)
-        try:
-            return call(number)
-        finally:
-            connections.close_all()
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(work, range(count)))

@@ -1,41 +1,17 @@
 """From a request to a receipt, and every way in which a worker may die on it. The chain counts."""
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import connection
 
 from signer import queue
 from signer.lanes import drain
 from signer.models import Attempt, Lane, Transaction
 from signer.states import TransactionState
 from tests.integration.signer.stage import Crash, Stage, crash_at
+from tests.threads import at_once
 from workflows import Claim, release
-
-
-def in_threads(count: int, work: Callable[[int], None]) -> None:
-    """Run `work` in so many threads at once, and raise what one of them raised."""
-    errors: list[BaseException] = []
-    barrier = threading.Barrier(count)
-
-    def run(number: int) -> None:
-        try:
-            barrier.wait()
-            work(number)
-        except BaseException as error:  # noqa: BLE001
-            errors.append(error)
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 def nonces() -> list[int | None]:
@@ -164,7 +140,7 @@ def test_lane_drained_ten_times_at_once_gives_each_nonce_once(stage: Stage) -> N
     for n in range(12):
         stage.record(n)
     lane_id = stage.lane.pk
-    in_threads(10, lambda _: drain(lane_id))
+    at_once(10, lambda _: drain(lane_id))
     stage.settle()
     assert sorted(n for n in nonces() if n is not None) == list(range(13))
     assert [stage.counted(n) for n in range(12)] == [1] * 12

@@ -1,11 +1,9 @@
 """Taking a transaction on: once per key, whoever asks, however often."""
 
-import threading
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from django.db import connection
 from django.utils import timezone
 
 from signer import IdempotencyConflictError, UnknownChainError, queue, submit_transaction
@@ -13,6 +11,7 @@ from signer.models import Transaction
 from signer.requests import TransactionRequest
 from signer.sweeping import sweep
 from tests.integration.signer.stage import Stage
+from tests.threads import at_once
 
 
 def request(**fields: object) -> TransactionRequest:
@@ -23,21 +22,7 @@ def request(**fields: object) -> TransactionRequest:
 
 @pytest.mark.case("S20")
 def test_fifty_at_once_with_one_key_are_one_transaction(manual: Stage) -> None:
-    found = []
-    barrier = threading.Barrier(50)
-
-    def submit() -> None:
-        try:
-            barrier.wait()
-            found.append(submit_transaction(request(), idempotency_key="one"))
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=submit) for _ in range(50)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = at_once(50, lambda _: submit_transaction(request(), idempotency_key="one"))
     assert len(found) == 50
     assert len({row.pk for row, _ in found}) == 1
     assert [created for _, created in found].count(True) == 1
