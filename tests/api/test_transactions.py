@@ -9,7 +9,7 @@ from django.db import connection
 from keyguard import create_key
 from signer.models import Attempt, Chain, Lane, Transaction
 from tests.api.callers import Caller
-from tests.api.test_idempotency import together
+from tests.threads import at_once
 
 CHAIN = 31337
 TO = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
@@ -163,7 +163,7 @@ def test_whole_amounts_up_to_the_largest_are_kept_exactly(
 def test_fifty_posts_at_once_with_one_key_make_one_transaction(fresh_db: str) -> None:
     add_chain()
     operator = Caller("operator")
-    responses: list[Any] = together(50, lambda _: operator.post("/transactions", body(), key="k1"))
+    responses: list[Any] = at_once(50, lambda _: operator.post("/transactions", body(), key="k1"))
     accepted = [response for response in responses if response.status_code == 202]
     assert {response.status_code for response in responses} <= {202, 409}
     assert len({response.json()["id"] for response in accepted}) == 1
