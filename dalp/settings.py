@@ -200,6 +200,11 @@ WORKFLOWS = knobs(
     slice_steps=50,
     sweep_grace_seconds=2,
     max_recoveries=10,
+    step_timeout_seconds=300,
+    kill_after_seconds=30,
+    output_bytes_inline=32_768,
+    output_bytes_max=5_000_000,
+    stranded_seconds=120,
 )
 SIGNER = knobs(
     "SIGNER",

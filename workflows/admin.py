@@ -25,7 +25,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 from workflows.cells import ReadOnly, badge, code_block, error_text, link
 from workflows.engine.replay import replay_dead_letter
 from workflows.errors import NotReplayableError
-from workflows.models import DeadLetter, Event, ObjectKey, Run, Step, Wait
+from workflows.models import DeadLetter, Event, Run, Step, VirtualObjectState, Wait
 from workflows.sentences import waits_for
 from workflows.states import DeadLetterState
 
@@ -220,7 +220,7 @@ class RunAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     @display(description="Object held by")
     def shown_key(self, run: Run) -> str:
         """Return which run holds the virtual object that this run needs."""
-        key = ObjectKey.objects.filter(key=run.object_key).first() if run.object_key else None
+        key = VirtualObjectState.objects.filter(key=run.object_key).first() if run.object_key else None
         if key is None or key.holder_id is None:
             return "-"
         return (
@@ -325,8 +325,8 @@ class DeadLetterAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
             messages.success(request, f"{letter.operation_id} will be tried again.")
 
 
-@admin.register(ObjectKey)
-class ObjectKeyAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
+@admin.register(VirtualObjectState)
+class VirtualObjectStateAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     """Virtual objects: which run holds each, and who waits behind it."""
 
     list_display = ("key", "shown_holder", "shown_queue")
@@ -335,7 +335,7 @@ class ObjectKeyAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     fields = readonly_fields = ("key", "shown_holder", "shown_queue")
 
     @display(description="Held by")
-    def shown_holder(self, key: ObjectKey) -> str:
+    def shown_holder(self, key: VirtualObjectState) -> str:
         """Return a link to the run that holds it."""
         holder = key.holder
         if holder is None:
@@ -345,7 +345,7 @@ class ObjectKeyAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
         )
 
     @display(description="Waiting behind it")
-    def shown_queue(self, key: ObjectKey) -> str:
+    def shown_queue(self, key: VirtualObjectState) -> str:
         """Return the runs that wait for the key, oldest first."""
         waiting = Run.objects.filter(object_key=key.key, state="WAITING", waiting_for="key").order_by("id")[
             :20

@@ -7,8 +7,8 @@ parked the run. An alert may come twice, never not at all.
 from collections.abc import Callable
 
 import structlog
-from django.db.models.functions import Now
 
+from workflows.clock import db_now
 from workflows.models import DeadLetter
 
 log = structlog.get_logger()
@@ -35,5 +35,5 @@ def send_alerts(limit: int = 100) -> int:
         except Exception:  # one bad row or mail server must not keep the others silent
             log.exception("alert_failed", dead_letter=str(letter.pk))
             continue
-        sent += DeadLetter.objects.filter(pk=letter.pk, alerted_at__isnull=True).update(alerted_at=Now())
+        sent += DeadLetter.objects.filter(pk=letter.pk, alerted_at__isnull=True).update(alerted_at=db_now())
     return sent

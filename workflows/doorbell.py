@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable
 
+import structlog
 from celery import chain
 from django.db import transaction
 
 from workflows.definition import find_definition
 from workflows.models import Run
+
+log = structlog.get_logger()
 
 
 def ring(run: Run) -> None:
@@ -21,6 +24,16 @@ def ring_all(runs: Iterable[Run]) -> None:
         ring(run)
 
 
+def send_some(runs: Iterable[Run]) -> None:
+    """Send runs on their way; a broker that is away is the sweeper's business."""
+    for run in runs:
+        try:
+            send(run)
+        except Exception as error:  # noqa: BLE001 - whatever the broker's client raises: it is a lost message
+            log.warning("run_not_rung", run=str(run.pk), error=type(error).__name__)
+            return
+
+
 def send(run: Run) -> None:
     """Send a run on its way: a chain of one immutable link per segment, so that each runs on its own queue.
 
@@ -29,6 +42,8 @@ def send(run: Run) -> None:
     from workflows.tasks import advance
 
     definition = find_definition(run.workflow)
-    queues = [run.queue] if definition is None or run.compensating else definition.queues_from(run.position)
-    links = [advance.si(str(run.pk)).set(queue=queue) for queue in queues]
+    alone = definition is None or run.compensating or run.branch
+    queues = [run.queue] if alone or definition is None else definition.queues_from(run.position)
+    # 9 is the least urgent to kombu's Redis transport, 0 the most.
+    links = [advance.si(str(run.pk)).set(queue=queue, priority=9 - min(run.priority, 9)) for queue in queues]
     (chain(*links) if len(links) > 1 else links[0]).apply_async()

@@ -10,6 +10,12 @@ WorkflowError
 ├── UnknownWorkflowError      FAIL       no such workflow is registered
 ├── InvalidInputError         FAIL       the input does not fit the workflow's model
 ├── IdempotencyConflictError  FAIL       the key was used for another input
+├── StepTimeoutError          -          a step took too long; retried as an error that nobody foresaw
+├── RunEndedError             FAIL       the run has ended: nothing can be done to it any more
+├── NotPossibleError          FAIL       the run is in another state than the one that was asked for needs
+├── NotPermittedError         FAIL       this person may not do that
+├── InvalidTokenError         FAIL       a completion token that we never gave away
+├── ObjectParkedError         FAIL       the virtual object takes nothing new while its holder waits for a person
 └── NotReplayableError        FAIL       the dead letter is not open
 """
 
@@ -116,6 +122,45 @@ class IdempotencyConflictError(WorkflowError):
     def __init__(self, message: str, first_id: str) -> None:
         super().__init__(message)
         self.first_id = first_id
+
+
+class StepTimeoutError(Exception):
+    """A step took longer than its `timeout`. What it did until then is not known."""
+
+
+class RunEndedError(WorkflowError):
+    """The run has ended."""
+
+    code = "RUN_ENDED"
+    remedy = "Nothing can be done to it any more; fork it into a new run."
+
+
+class NotPossibleError(WorkflowError):
+    """What was asked for does not suit the run's state."""
+
+    code = "RUN_NOT_IN_STATE"
+    remedy = "Look at the run's state; somebody else may have acted."
+
+
+class NotPermittedError(WorkflowError):
+    """This person may not do that."""
+
+    code = "NOT_PERMITTED"
+    remedy = "Ask a member of the group that the message names."
+
+
+class InvalidTokenError(WorkflowError):
+    """A completion token that was never given away, or was changed on its way."""
+
+    code = "COMPLETION_TOKEN_INVALID"
+    remedy = "Hand back the token as the step gave it away."
+
+
+class ObjectParkedError(WorkflowError):
+    """A virtual object takes nothing new while the run that holds it waits for a person."""
+
+    code = "OBJECT_PARKED"
+    remedy = "Deal with the dead letter of the run that holds it."
 
 
 class NotReplayableError(WorkflowError):

@@ -30,7 +30,7 @@ def output_digest(value: Any) -> str:
 class Chain:
     """The growing end of one run's history, held by whoever owns the run.
 
-    Usage: `add` events, then write `head()` with the run and `take()` as rows, in one transaction.
+    Usage: `add` events, then write `head()` with the run and what `take()` returns, in one transaction.
     """
 
     def __init__(self, run: Run) -> None:
@@ -40,7 +40,9 @@ class Chain:
         self._new: list[Event] = []
 
     def add(self, kind: str, at: datetime, /, **data: Any) -> None:
-        event = Event(run=self.run, seq=self.seq + 1, kind=kind, at=at, data=data, previous_hash=self.hash)
+        event = Event(
+            run_id=self.run.pk, seq=self.seq + 1, kind=kind, at=at, data=data, previous_hash=self.hash
+        )
         event.hash = _digest(str(self.run.pk), event.seq, kind, at, data, self.hash)
         self.seq, self.hash = event.seq, event.hash
         self._new.append(event)
@@ -49,10 +51,14 @@ class Chain:
         """Return the columns of the run that name the last event."""
         return {"history_seq": self.seq, "history_hash": self.hash}
 
+    def take(self) -> list[Event]:
+        """Return the events added since the last call, to be inserted with the head."""
+        taken, self._new = self._new, []
+        return taken
+
     def save(self) -> None:
         """Insert the events added since the last call."""
-        insert_rows(self._new)
-        self._new = []
+        insert_rows(self.take())
 
     def forget(self, seq: int, hash: str) -> None:
         """Drop the unsaved events and return to an earlier head, after a rollback."""

@@ -19,9 +19,8 @@ import structlog
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections, models
 from django.db.models import F, Q
-from django.db.models.expressions import Combinable
-from django.db.models.functions import Now
 
+from workflows.clock import db_now, in_seconds
 from workflows.errors import FencedError
 from workflows.statements import update_row
 
@@ -58,23 +57,13 @@ class Claim(Generic[L]):
         return self.claimed_at + timedelta(seconds=time.monotonic() - self._started)
 
 
-def db_now() -> Now:
-    """Return the database's clock, for use in queries."""
-    return Now()
-
-
-def in_seconds(seconds: float) -> Combinable:
-    """Return the database instant so many seconds from now, for use in queries."""
-    return Now() + timedelta(seconds=seconds)
-
-
 def claim(model: type[L], pk: Any, seconds: float, where: Q | None = None, **updates: Any) -> Claim[L] | None:
     """Take the row over if nobody holds a running lease on it, or return None.
 
     where: a further condition, checked in the same statement; updates: columns to set with the claim.
     Keeps: of any number of simultaneous callers exactly one gets the row, and the epoch rises by one.
     """
-    free = Q(lease_until__isnull=True) | Q(lease_until__lt=Now())
+    free = Q(lease_until__isnull=True) | Q(lease_until__lt=db_now())
     owner = f"{os.getpid()}:{uuid.uuid4().hex}"
     rows = model._default_manager
     updated = rows.filter(free, where or Q(), pk=pk).update(
@@ -82,7 +71,7 @@ def claim(model: type[L], pk: Any, seconds: float, where: Q | None = None, **upd
     )
     if updated == 0:
         return None
-    row = rows.annotate(claimed_at=Now()).filter(pk=pk, lease_owner=owner).first()
+    row = rows.annotate(claimed_at=db_now()).filter(pk=pk, lease_owner=owner).first()
     if row is None:  # claimed again by another before it was read: a lease shorter than a query
         return None
     return Claim(row, row.epoch, seconds, cast("Any", row).claimed_at)

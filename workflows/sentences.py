@@ -2,7 +2,7 @@
 
 from django.utils import timezone
 
-from workflows.models import DeadLetter, ObjectKey, Run, Step, Wait
+from workflows.models import DeadLetter, Run, Step, VirtualObjectState, Wait
 from workflows.states import TERMINAL, DeadLetterState, RunState, StepState, WaitingFor, WaitState
 
 
@@ -38,7 +38,7 @@ def _for_a_person(letters: list[DeadLetter]) -> str:
 
 
 def _for_its_key(run: Run) -> str:
-    key = ObjectKey.objects.filter(key=run.object_key).first()
+    key = VirtualObjectState.objects.filter(key=run.object_key).first()
     holder = f", held by run {key.holder_id}" if key and key.holder_id else ""
     return f"{run.object_key}{holder}"
 

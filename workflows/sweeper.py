@@ -4,15 +4,17 @@ Each rule is idempotent and stands alone: an error in one, or in one row, keeps 
 """
 
 from collections.abc import Callable
-from datetime import timedelta
 
 import structlog
 from django.conf import settings
 from django.db.models import Q
-from django.db.models.functions import Now
 
 from workflows.alerts import send_alerts
+from workflows.clock import db_now, in_seconds
 from workflows.doorbell import send
+from workflows.engine.branches import join_forgotten
+from workflows.engine.control import stop_overdue, wake_asked
+from workflows.engine.stranded import park_stranded
 from workflows.models import Run
 from workflows.states import CLAIMABLE, WaitingFor
 
@@ -23,7 +25,14 @@ RING_AGAIN_SECONDS = 10
 
 def sweep() -> dict[str, int]:
     """Apply every rule once; return how many rows each one touched."""
-    rules: dict[str, Callable[[], int]] = {"rung": ring_due_runs, "alerted": send_alerts}
+    rules: dict[str, Callable[[], int]] = {
+        "asked": wake_asked,
+        "joined": join_forgotten,
+        "overdue": stop_overdue,
+        "stranded": park_stranded,
+        "rung": ring_due_runs,
+        "alerted": send_alerts,
+    }
     found = {}
     for name, rule in rules.items():
         try:
@@ -40,13 +49,15 @@ def ring_due_runs() -> int:
     A run is rung again only after a while: one that waits in a long queue has its message, and more of them would only
     make the queue longer.
     """
-    grace = timedelta(seconds=settings.WORKFLOWS["sweep_grace_seconds"])
+    grace = in_seconds(-settings.WORKFLOWS["sweep_grace_seconds"])
     timers = [WaitingFor.SLEEP, WaitingFor.RETRY]
-    unclaimed = Q(lease_until__isnull=True) & (Q(wake_at__lte=Now() - grace) | Q(waiting_for__in=timers))
-    abandoned = Q(lease_until__lt=Now())
-    silent = Q(rung_at__isnull=True) | Q(rung_at__lt=Now() - timedelta(seconds=RING_AGAIN_SECONDS))
-    due = Run.objects.filter(unclaimed | abandoned, silent, state__in=sorted(CLAIMABLE), wake_at__lte=Now())
-    return _ring(list(due.order_by("wake_at")[:BATCH_MAX]))
+    unclaimed = Q(lease_until__isnull=True) & (Q(wake_at__lte=grace) | Q(waiting_for__in=timers))
+    abandoned = Q(lease_until__lt=db_now())
+    silent = Q(rung_at__isnull=True) | Q(rung_at__lt=in_seconds(-RING_AGAIN_SECONDS))
+    due = Run.objects.filter(
+        unclaimed | abandoned, silent, state__in=sorted(CLAIMABLE), wake_at__lte=db_now()
+    )
+    return _ring(list(due.order_by("-priority", "wake_at")[:BATCH_MAX]))
 
 
 def _ring(runs: list[Run]) -> int:
@@ -57,5 +68,5 @@ def _ring(runs: list[Run]) -> int:
             rung.append(run.pk)
         except Exception:
             log.exception("run_not_rung", run=str(run.pk))
-    Run.objects.filter(pk__in=rung).update(rung_at=Now())
+    Run.objects.filter(pk__in=rung).update(rung_at=db_now())
     return len(rung)

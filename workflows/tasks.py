@@ -1,13 +1,18 @@
 """The Celery side of the engine. Messages carry ids; whatever is lost, doubled or late, the rows decide."""
 
+import time
 from typing import Any
 
 from celery import Task, shared_task
+from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
 from workflows.crashpoints import crashpoint
 from workflows.doorbell import send
 from workflows.engine import drive
+from workflows.engine.branches import next_sibling
+from workflows.engine.draining import is_draining
+from workflows.models import Run
 from workflows.sweeper import sweep as sweep_runs
 
 crashpoint.register("engine.before_ack", "the link has done its work, the broker does not know it yet")
@@ -24,10 +29,22 @@ def advance(self: "Task[Any, Any]", run_id: str) -> None:
     session = drive.advance(run_id)
     if session is None or not session.handed_over:
         self.request.chain = None  # it waits or has ended; who wakes it sends what then remains
-    elif session.run.queue == session.queue or session.compensating or not self.request.chain:
+    elif session.run.queue == session.queue or session.run.compensating or not self.request.chain:
         self.request.chain = None  # its slice is used up, or it turns back: the chain does not lead there
         send(session.run)
+    if session is not None and session.run.branch and session.run.lease_until is None:
+        _take_up_siblings(session.run)
     crashpoint("engine.before_ack")
+
+
+def _take_up_siblings(branch: Run) -> None:
+    """Carry on with branches that nobody has begun: there are more of them than messages."""
+    deadline = time.monotonic() + settings.WORKFLOWS["slice_seconds"]
+    while (sibling := next_sibling(branch)) is not None:
+        if time.monotonic() > deadline or is_draining():
+            send(sibling)
+            return
+        drive.advance(sibling.pk)
 
 
 @shared_task(name="workflows.sweep", expires=10)

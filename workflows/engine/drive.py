@@ -6,32 +6,48 @@ from typing import Any
 
 import structlog
 from django.conf import settings
-from django.db import transaction
-from pydantic import BaseModel
+from django.db import InterfaceError, OperationalError, connection, transaction
 
-from workflows.commands import Command, CommandError, Sleep
+from workflows.commands import AnyOf, Command, CommandError, command_of
 from workflows.crashpoints import crashpoint
-from workflows.definition import Definition, StepDefinition, StepFailure, Workflow, find_definition
+from workflows.definition import find_definition
+from workflows.doorbell import send_some
+from workflows.engine import branches, draining, limits
+from workflows.engine.claiming import claim_run
+from workflows.engine.control import obey_late, stop_branches
 from workflows.engine.outcomes import (
+    CalledOff,
     Done,
+    Failed,
+    FannedOut,
+    Halted,
+    Joined,
     Outcome,
+    Skipped,
     StillWaiting,
     Submitted,
     Suspended,
     outcome_of_error,
     to_json,
 )
-from workflows.engine.session import Session, claim_run
-from workflows.errors import CommandFailedError, FencedError
+from workflows.engine.plan import ITEMS_MAX, find_operation
+from workflows.engine.recording import park, record
+from workflows.engine.session import Session
+from workflows.engine.timeouts import time_limit
+from workflows.engine.wake import settle
+from workflows.errors import CommandFailedError, FencedError, PermanentError
 from workflows.leases import keep
-from workflows.models import Wait
-from workflows.states import DeadLetterReason, StepState, WaitState
+from workflows.models import Step, Wait
+from workflows.states import Control, DeadLetterReason, Join, StepState, WaitState
+from workflows.steps import Selector, StepDefinition, StepFailure
 
 log = structlog.get_logger()
 
 crashpoint.register("engine.before_claim", "a worker has the message, and has not looked at the run")
 crashpoint.register("engine.claimed", "the claim is committed, the step's code has not begun")
 crashpoint.register("engine.recorded", "an outcome is committed, nobody was told")
+
+STOPPING = frozenset({Control.CANCEL, Control.COMPENSATE})
 
 
 def advance(run_id: Any) -> Session | None:
@@ -40,16 +56,16 @@ def advance(run_id: Any) -> Session | None:
     Errors of the database or the process leave the run claimed; the lease expires and the next claim goes on.
     """
     crashpoint("engine.before_claim")
-    session = _open(run_id)
-    if session is None:
+    held = claim_run(run_id)
+    if held is None:
         return None
-    bound = {
-        "run": str(session.run.pk),
-        "workflow": session.run.workflow,
-        "correlation_id": session.run.correlation_id,
-    }
-    with structlog.contextvars.bound_contextvars(**bound), keep(session.claim):
+    run = held.row
+    bound = {"run": str(run.pk), "workflow": run.workflow, "correlation_id": run.correlation_id}
+    with structlog.contextvars.bound_contextvars(**bound), keep(held):
         crashpoint("engine.claimed")
+        definition = find_definition(run.workflow)
+        assert definition is not None, "a claim names known definitions"
+        session = Session(held, definition)
         try:
             _drive(session)
         except FencedError:
@@ -60,141 +76,336 @@ def advance(run_id: Any) -> Session | None:
 def _drive(session: Session) -> None:
     deadline = time.monotonic() + settings.WORKFLOWS["slice_seconds"]
     steps_left = settings.WORKFLOWS["slice_steps"]
-    while session.current:
+    _look_at(session)
+    while session.planned:
+        if session.control and _obeys(session):
+            continue
         steps_left -= 1
-        _carry_out(session, may_continue=steps_left > 0 and time.monotonic() < deadline)
+        may_continue = steps_left > 0 and time.monotonic() < deadline and not draining.is_draining()
+        _carry_out(session, may_continue=may_continue)
         crashpoint("engine.recorded")
+    if session.news and session.run.finished_at is None:
+        obey_late(session.run)
+    if session.run.limited:
+        _offer_place(session)
 
 
-def _open(run_id: Any) -> Session | None:
-    """Claim the run and count the attempt at its next operation, in one commit."""
-    with transaction.atomic():
-        held = claim_run(run_id)
-        if held is None:
-            return None
-        definition = find_definition(held.row.workflow) or _missing(held.row.workflow)
-        session = Session(held, definition)
-        trouble = _trouble(session)
-        if trouble:
-            session.park(*trouble)
-        elif not _resumes(session):
-            session.begin()
-    return session
+def _offer_place(session: Session) -> None:
+    """Let the next run have the place that this one has left, where places are limited."""
+    heir = limits.next_in_line(limits.scopes_of(session.run))
+    if heir is not None:
+        send_some([heir])
 
 
-def _missing(name: str) -> Definition:
-    return Definition(name, 0, "", None, Workflow, (), BaseModel, None)
+def _obeys(session: Session) -> bool:
+    """Do what somebody asked for while nothing of the operation has begun; return whether it was done."""
+    stopping = session.control in STOPPING
+    if session.resuming or (stopping and session.run.compensating):
+        return False
+    record(session, Halted(), may_continue=False)
+    return True
 
 
-def _trouble(session: Session) -> tuple[DeadLetterReason, str, str] | None:
-    """Return why this run must not be driven by this worker, if so."""
+def _look_at(session: Session) -> None:
+    """See to what a new owner of the run must see to before anything is carried out."""
     run, definition = session.run, session.definition
-    if _is_uncertain(session):
-        text = (
-            "the worker died in this step; nobody knows whether it happened, and it may happen at most once"
+    if run.recoveries:
+        session.chain.add("run_recovered", session.claim.claimed_at, recoveries=run.recoveries)
+        if session.planned and not session.resuming and session.current.step.effect != "transactional":
+            session.touch(session.row).uncertain = True
+            if session.current.step.effect == "at_most_once":
+                text = "the worker died in this step; nobody knows whether it happened, and it may happen at most once"
+                park(session, DeadLetterReason.UNCERTAIN, "STEP_UNCERTAIN", text, uncertain=True)
+                return
+    if session.planned is None:
+        text = f"{run.workflow} has no step {run.operation} any more; deploy one that has, then replay"
+        park(session, DeadLetterReason.DEFINITION_CHANGED, "WORKFLOW_CHANGED", text)
+        return
+    if run.fingerprint != definition.fingerprint:
+        session.chain.add(
+            "definition_migrated", session.claim.claimed_at, old=run.fingerprint, new=definition.fingerprint
         )
-        return DeadLetterReason.UNCERTAIN, "STEP_UNCERTAIN", text
-    if not definition.steps:
-        text = f"no workflow named {run.workflow!r} is known to this worker; deploy it, then replay"
-        return DeadLetterReason.DEFINITION_CHANGED, "WORKFLOW_UNKNOWN", text
-    if run.fingerprint != definition.fingerprint or session.current is None:
-        text = f"the steps of {run.workflow} were changed while the run was under way; check it, then replay"
-        return DeadLetterReason.DEFINITION_CHANGED, "WORKFLOW_CHANGED", text
+        run.fingerprint, run.version = definition.fingerprint, definition.version
     if run.recoveries > settings.WORKFLOWS["max_recoveries"]:
         text = f"{run.recoveries} workers in a row died while carrying it out"
-        return DeadLetterReason.CRASH_LOOP, "STEP_KILLS_WORKERS", text
-    return None
-
-
-def _is_uncertain(session: Session) -> bool:
-    """Tell whether a worker died in a step that may happen at most once."""
-    if session.current is None or session.current.step.effect != "at_most_once":
-        return False
-    row = session.rows.get(session.current.operation_id)
-    return row is not None and row.state == StepState.RUNNING
-
-
-def _resumes(session: Session) -> bool:
-    """Tell whether the current operation has been waiting for commands, rather than for its next attempt."""
-    row = session.rows.get(session.planned.operation_id)
-    return row is not None and row.state == StepState.WAITING and bool(session.waits())
+        park(session, DeadLetterReason.CRASH_LOOP, "STEP_KILLS_WORKERS", text)
 
 
 def _carry_out(session: Session, *, may_continue: bool) -> None:
-    step = session.planned.step
-    if session.row.state == StepState.WAITING:
-        session.record(_attempt(session, step, _collect), may_continue=may_continue)
+    planned, step = session.current, session.current.step
+    if planned.fans_out:
+        _carry_out_branches(session, may_continue=may_continue)
+    elif session.resuming:
+        _resume(session, may_continue=may_continue)
     elif step.effect == "transactional":
-        with transaction.atomic():  # the step's own writes and its checkpoint: both or neither
-            outcome = _attempt_in_savepoint(session, step, lambda: _submitted(session, _call(session, step)))
-            session.record(outcome, may_continue=may_continue)
+        _carry_out_transaction(session, may_continue=may_continue)
     else:
-        outcome = _attempt(session, step, _call)
+        outcome = _attempt(session, lambda: _call(session, step))
         if isinstance(outcome, Suspended):
-            _suspend(session, step, outcome, may_continue=may_continue)
+            _suspend(session, outcome, may_continue=may_continue)
         else:
-            session.record(outcome, may_continue=may_continue)
+            record(session, outcome, may_continue=may_continue)
 
 
-def _suspend(session: Session, step: StepDefinition, returned: Suspended, *, may_continue: bool) -> None:
-    with transaction.atomic():  # the commands and the wait for them: both or neither
-        outcome = _attempt_in_savepoint(session, step, lambda: _submitted(session, returned))
-        session.record(outcome, may_continue=may_continue)
+def _carry_out_transaction(session: Session, *, may_continue: bool) -> None:
+    """Run the step's own writes and its checkpoint in one transaction: both or neither."""
+    step = session.current.step
+    before = session.snapshot()
 
+    def work() -> None:
+        try:
+            outcome = _call(session, step)
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception as error:
+            raise _BodyError from error
+        record(session, outcome, may_continue=may_continue)
 
-def _attempt(
-    session: Session, step: StepDefinition, work: Callable[[Session, StepDefinition], Outcome]
-) -> Outcome:
     try:
-        return work(session, step)
+        _in_transaction(session, work)
+    except _BodyError as raised:
+        session.restore(before)
+        error = raised.__cause__
+        assert isinstance(error, Exception)
+        record(session, _outcome_of_error(session, step, error), may_continue=may_continue)
+
+
+class _BodyError(Exception):
+    """A transactional step's own exception, on its way out of the transaction that it spoils."""
+
+
+def _in_transaction(session: Session, work: Callable[[], None]) -> None:
+    """Do the work, which ends with a record, in one transaction.
+
+    What the database itself refuses (a deadlock, a lost connection) is begun again from scratch, as long as the lease
+    stands: nothing of it happened, unless it turns out that only the answer to the commit was lost.
+    """
+    before = session.snapshot()
+    while True:
+        try:
+            with transaction.atomic():
+                work()
+            return
+        except (OperationalError, InterfaceError) as error:
+            if connection.in_atomic_block:
+                raise
+            session.wait_for_database(error)
+            if session.was_committed_since(before):
+                return
+            session.restore(before)
+        except Exception:
+            session.restore(before)
+            raise
+
+
+def _suspend(session: Session, returned: Suspended, *, may_continue: bool) -> None:
+    """Submit the commands and record that the run waits for them: both or neither."""
+
+    def work() -> None:
+        session.lock()
+        outcome = _attempt_in_savepoint(session, lambda: Submitted(_submit(session, returned)))
+        record(session, outcome, may_continue=may_continue)
+
+    _in_transaction(session, work)
+
+
+def _submit(session: Session, returned: Suspended) -> list[Wait]:
+    """Have the commands insert what is to be carried out; note those that have ended already."""
+    operation, at, waits = session.operation, session.claim.now(), []
+    for index, command in enumerate(returned.commands):
+        wait = Wait(
+            run=session.run,
+            operation_id=operation.id,
+            attempt=operation.attempt,
+            index=index,
+            join=returned.join,
+            kind=command.kind,
+            reference=command.submit(operation, index),
+            due_at=command.due(at),
+        )
+        result = command.find_result(wait.reference)
+        if result is not None:
+            settle(wait, result)
+        waits.append(wait)
+    return waits
+
+
+def _resume(session: Session, *, may_continue: bool) -> None:
+    """Look at what the operation waits for, with nobody ending any of it meanwhile."""
+
+    def work() -> None:
+        session.lock()
+        record(session, _attempt_in_savepoint(session, lambda: _collect(session)), may_continue=may_continue)
+
+    _in_transaction(session, work)
+
+
+def _collect(session: Session) -> Outcome:
+    """Turn the commands of a waiting operation into its outcome, once enough of them have ended.
+
+    Of a list all must end, also when one has failed: a compensation that begins while a sibling is still on its way could
+    be overtaken by it.
+    """
+    waits, at = session.waits(), session.claim.now()
+    _end_by_the_clock(waits, at)
+    if session.control in STOPPING and not session.run.compensating and any(map(_pending, waits)):
+        return CalledOff() if _withdraw(waits) else StillWaiting()
+    failed = [wait for wait in waits if wait.state == WaitState.FAILED]
+    done = [wait for wait in waits if wait.state == WaitState.DONE]
+    if waits[0].join == Join.ANY:
+        if done:
+            _withdraw(waits)
+            first = min(done, key=lambda wait: wait.index)
+            return Done(to_json(session.current.step, {"index": first.index, "value": first.result}))
+        if len(failed) < len(waits):
+            return StillWaiting()
+    elif any(map(_pending, waits)):
+        return StillWaiting()
+    if failed:
+        error = CommandError.model_validate(failed[0].error)
+        raise CommandFailedError(error.code, error.message)
+    results = [wait.result for wait in waits]
+    return Done(to_json(session.current.step, results[0] if waits[0].join == Join.ALONE else results))
+
+
+def _pending(wait: Wait) -> bool:
+    return wait.state == WaitState.PENDING
+
+
+def _end_by_the_clock(waits: list[Wait], at: Any) -> None:
+    """End the sleeps that are over, and what has taken too long."""
+    for wait in waits:
+        if not _pending(wait) or wait.due_at is None or wait.due_at > at:
+            continue
+        if wait.kind == "sleep":
+            wait.state = WaitState.DONE
+        else:
+            text = f"{wait.kind} did not come before {wait.due_at:%Y-%m-%d %H:%M:%S} UTC"
+            wait.state = WaitState.FAILED
+            wait.error = {"code": f"{wait.kind.upper()}_TIMEOUT", "message": text}
+            command_of(wait.kind).withdraw(wait.reference)
+        wait.save(update_fields=["state", "error"])
+
+
+def _withdraw(waits: list[Wait]) -> bool:
+    """Call off what is pending; return whether none of it will happen from now on."""
+    certain = True
+    for wait in filter(_pending, waits):
+        if command_of(wait.kind).withdraw(wait.reference):
+            wait.state = WaitState.WITHDRAWN
+            wait.save(update_fields=["state"])
+        else:
+            certain = False
+    return certain
+
+
+def _carry_out_branches(session: Session, *, may_continue: bool) -> None:
+    if session.resuming:
+        record(session, _join(session), may_continue=may_continue)
+        return
+    outcome = _attempt(session, lambda: _fan_out(session))
+    record(session, outcome, may_continue=may_continue)
+    if isinstance(outcome, FannedOut):
+        branches.ring_branches(session.run)
+        branches.join_branches(session.run.pk)  # all of them may have ended before the run waited
+
+
+def _fan_out(session: Session) -> Outcome:
+    wanted: list[tuple[StepDefinition, int, Any]] = []
+    for step in session.definition.members(session.current.position):
+        if step.each is None:
+            wanted.append((step, 0, None))
+        elif step.when and not _select(session, step.when):
+            session.touch(_skipped_row(session, step))
+        else:
+            items = [step.item.dump_python(item, mode="json") for item in _select(session, step.each)]  # type: ignore[union-attr]
+            if len(items) > ITEMS_MAX:
+                raise PermanentError(
+                    "EACH_TOO_LARGE", f"{step.name}: {len(items):,} items, at most {ITEMS_MAX:,}"
+                )
+            wanted += [(step, index, item) for index, item in enumerate(items)]
+    return FannedOut(branches.make_branches(session, wanted)) if wanted else Joined()
+
+
+def _skipped_row(session: Session, step: StepDefinition) -> Step:
+    planned = find_operation(session.definition, f"{step.name}#0")
+    assert planned is not None
+    operation = planned.operation_id
+    return Step(
+        run_id=session.run.pk,
+        operation_id=operation,
+        name=step.name,
+        seq=planned.seq,
+        state=StepState.SKIPPED,
+        finished_at=session.claim.now(),
+    )
+
+
+def _join(session: Session) -> Outcome:
+    if not branches.is_over(session.run.pk):
+        if session.control in STOPPING:
+            stop_branches(session.run)
+        return StillWaiting()
+    digest, failed = branches.outcomes(session)
+    session.chain.add(
+        "branches_ended", session.claim.now(), step=session.current.operation_id, outcomes=digest
+    )
+    return Joined() if failed is None else Failed(CommandError.model_validate(failed.error))
+
+
+def _attempt(session: Session, work: Callable[[], Outcome]) -> Outcome:
+    step = session.current.step
+    try:
+        return work()
+    except FencedError:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever a step raises is that step's outcome
         return _outcome_of_error(session, step, error)
 
 
-def _attempt_in_savepoint(session: Session, step: StepDefinition, work: Callable[[], Outcome]) -> Outcome:
+def _attempt_in_savepoint(session: Session, work: Callable[[], Outcome]) -> Outcome:
     try:
         with transaction.atomic():
             return work()
-    except Exception as error:  # noqa: BLE001 - whatever a step raises is that step's outcome
-        return _outcome_of_error(session, step, error)
-
-
-def _submitted(session: Session, outcome: Outcome) -> Outcome:
-    if isinstance(outcome, Suspended):
-        return Submitted(session.submit(outcome.commands, outcome.alone))
-    return outcome
+    except (FencedError, OperationalError, InterfaceError):
+        raise  # the database's own trouble: the whole transaction is begun again
+    except Exception as error:  # noqa: BLE001 - whatever a command raises is its step's outcome
+        return _outcome_of_error(session, session.current.step, error)
 
 
 def _outcome_of_error(session: Session, step: StepDefinition, error: Exception) -> Outcome:
-    attempt = session.row.attempt
-    outcome = outcome_of_error(error, step.effect, step.retry, attempt - session.row.attempts_forgiven)
-    log.warning(
-        "step_attempt_failed",
-        step=step.name,
-        attempt=attempt,
-        outcome=type(outcome).__name__,
-        error=type(error).__name__,
-        exc_info=error,
-    )
-    return outcome
+    log.info("step_raised", step=step.name, attempt=session.run.attempt, error=type(error).__name__)
+    row = session.row
+    elapsed = (session.claim.now() - row.started_at).total_seconds() if row.started_at else 0.0
+    attempt = session.run.attempt - row.attempts_forgiven
+    return outcome_of_error(error, step.effect, step.retry, attempt, elapsed)
 
 
 def _call(session: Session, step: StepDefinition) -> Outcome:
+    if step.when and step.each is None and not _select(session, step.when):
+        return Skipped()
     workflow = session.definition.workflow()
-    if step.verifier and session.row.attempt > 1:
-        found = step.verifier.body(workflow, **_arguments(session, step.verifier))
-        if found is not None:
-            return Done(to_json(step, found))
-    value = step.body(workflow, **_arguments(session, step))
+    with time_limit(step.timeout or settings.WORKFLOWS["step_timeout_seconds"], step.name):
+        if step.verifier and session.run.attempt > 1:
+            found = step.verifier.body(workflow, **_arguments(session, step.verifier.parameters))
+            if found is not None:
+                return Done(to_json(step, found))
+        value = step.body(workflow, **_arguments(session, step.parameters))
     if isinstance(value, Command):
-        return Suspended([value], alone=True)
+        return Suspended([value], Join.ALONE)
+    if isinstance(value, AnyOf):
+        return Suspended(list(value.commands), Join.ANY)
     if isinstance(value, list) and value and all(isinstance(item, Command) for item in value):
-        return Suspended(value, alone=False)
+        return Suspended(value, Join.ALL)
     return Done(to_json(step, value))
 
 
-def _arguments(session: Session, step: StepDefinition) -> dict[str, Any]:
-    return {name: _argument(session, name) for name in step.parameters}
+def _select(session: Session, selector: Selector) -> Any:
+    return selector.function(**_arguments(session, selector.parameters))
+
+
+def _arguments(session: Session, parameters: tuple[str, ...]) -> dict[str, Any]:
+    return {name: _argument(session, name) for name in parameters}
 
 
 def _argument(session: Session, name: str) -> Any:
@@ -205,28 +416,8 @@ def _argument(session: Session, name: str) -> Any:
             return session.operation
         case "failure":
             return StepFailure.model_validate(session.run.error)
+        case "item":
+            return session.item
         case _:
-            return session.output_of(name)
-
-
-def _collect(session: Session, step: StepDefinition) -> Outcome:
-    """Turn the commands of a waiting operation into its outcome, once all of them have ended.
-
-    Not before: a compensation that begins while a sibling is still on its way could be overtaken by it.
-    """
-    waits = session.waits()
-    now = session.claim.now()
-    if any(_pending(wait, now) for wait in waits):
-        return StillWaiting()
-    failed = next((wait for wait in waits if wait.state == WaitState.FAILED), None)
-    if failed:
-        error = CommandError.model_validate(failed.error)
-        raise CommandFailedError(error.code, error.message)
-    results = [wait.result for wait in waits]
-    return Done(to_json(step, results[0] if waits[0].alone else results))
-
-
-def _pending(wait: Wait, now: Any) -> bool:
-    if wait.kind == Sleep.kind:
-        return wait.due_at is not None and wait.due_at > now
-    return wait.state == WaitState.PENDING
+            own = session.current.undoes.partition("#")[0]
+            return session.output_of(name, session.current.index if name == own else None)

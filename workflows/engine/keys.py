@@ -1,4 +1,4 @@
-"""Virtual objects: one run at a time per key, first come first served, nobody holds a lock in his hands.
+"""The keys of virtual objects: one run at a time per key, first come first served, nobody holds a lock in his hands.
 
 Lock order: the holder's run, then the key, then the next run. Starting takes the key first and only then inserts its
 run, which nobody else can have locked.
@@ -7,9 +7,9 @@ run, which nobody else can have locked.
 from django.db.models import Value
 from django.db.models.functions import Coalesce
 
+from workflows.clock import db_now
 from workflows.doorbell import ring
-from workflows.leases import db_now
-from workflows.models import ObjectKey, Run
+from workflows.models import Run, VirtualObjectState
 from workflows.states import RunState, WaitingFor
 
 
@@ -21,11 +21,10 @@ def take_key(run: Run) -> bool:
     """
     if not run.object_key:
         return True
-    ObjectKey.objects.bulk_create([ObjectKey(key=run.object_key)], ignore_conflicts=True)
-    rows = ObjectKey.objects.filter(key=run.object_key)
-    rows.update(
-        holder_id=Coalesce("holder_id", Value(run.pk, output_field=ObjectKey.holder.field.target_field))
-    )
+    VirtualObjectState.objects.bulk_create([VirtualObjectState(key=run.object_key)], ignore_conflicts=True)
+    rows = VirtualObjectState.objects.filter(key=run.object_key)
+    mine = Value(run.pk, output_field=VirtualObjectState.holder.field.target_field)
+    rows.update(holder_id=Coalesce("holder_id", mine), held_since=Coalesce("held_since", db_now()))
     return rows.filter(holder_id=run.pk).exists()
 
 
@@ -33,17 +32,20 @@ def release_key(run: Run) -> None:
     """Hand the ending run's key to the one that has waited longest, in the transaction that ends it."""
     if not run.object_key:
         return
-    held = ObjectKey.objects.filter(key=run.object_key)
-    if held.filter(holder=run).update(holder=None) == 0:
+    held = VirtualObjectState.objects.filter(key=run.object_key)
+    if held.filter(holder=run).update(holder=None, held_since=None) == 0:
         return  # it never had it
-    waiting = Run.objects.filter(
-        object_key=run.object_key, state=RunState.WAITING, waiting_for=WaitingFor.KEY
-    )
-    heir = waiting.order_by("created_at", "id").first()
+    heir = inbox(run.object_key).first()
     if heir is None:
         return
-    held.update(holder=heir)
-    Run.objects.filter(pk=heir.pk).update(
-        state=RunState.READY, waiting_for=WaitingFor.NOTHING, wake_at=db_now()
-    )
+    held.update(holder=heir, held_since=db_now())
+    # A paused one keeps its place, and its pause.
+    Run.objects.filter(pk=heir.pk).update(waiting_for=WaitingFor.NOTHING, wake_at=db_now())
+    Run.objects.filter(pk=heir.pk, state=RunState.WAITING).update(state=RunState.READY)
     ring(heir)
+
+
+def inbox(key: str):  # type: ignore[no-untyped-def]
+    """Return the runs that wait for a key, the next one first."""
+    waiting = Run.objects.filter(object_key=key, finished_at__isnull=True, waiting_for=WaitingFor.KEY)
+    return waiting.exclude(state=RunState.DEAD_LETTER).order_by("created_at", "id")

@@ -4,18 +4,34 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from django.conf import settings
+
 from workflows.commands import Command, CommandError
-from workflows.definition import UNKNOWN_ERROR_ATTEMPTS_MAX, Effect, Retry, StepDefinition
 from workflows.errors import BadOutputError, Disposition, WorkflowError
 from workflows.models import Wait
-from workflows.states import DeadLetterReason
+from workflows.retry import UNKNOWN_ERROR_ATTEMPTS_MAX, Retry
+from workflows.states import DeadLetterReason, Join
+from workflows.steps import Effect, StepDefinition
 
 MESSAGE_LENGTH_MAX = 2000
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A value as JSON; `large` when it is too big for the row of its step."""
+
+    value: Any
+    large: bool = False
+
+
+@dataclass(frozen=True)
 class Done:
-    value: Any  # as JSON
+    output: Stored
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """The step's condition said no."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +39,7 @@ class Suspended:
     """The operation has to wait for these commands."""
 
     commands: list[Command]
-    alone: bool
+    join: Join
 
 
 @dataclass(frozen=True)
@@ -34,14 +50,37 @@ class Submitted:
 
 
 @dataclass(frozen=True)
+class FannedOut:
+    """The branches exist; the operation waits for them."""
+
+    branches: int
+
+
+@dataclass(frozen=True)
+class Joined:
+    """All branches have succeeded."""
+
+
+@dataclass(frozen=True)
 class StillWaiting:
-    """Woken too early: some command is not done yet."""
+    """Woken too early: something is not done yet."""
+
+
+@dataclass(frozen=True)
+class CalledOff:
+    """What it waited for was withdrawn, because somebody stopped the run."""
+
+
+@dataclass(frozen=True)
+class Halted:
+    """Somebody stopped the run before the operation began: to pause it, to have another worker take it, or for good."""
 
 
 @dataclass(frozen=True)
 class TryLater:
     error: CommandError
     delay: float
+    uncertain: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,31 +96,50 @@ class Parked:
 
     reason: DeadLetterReason
     error: CommandError
+    uncertain: bool = False
 
 
-Outcome = Done | Suspended | Submitted | StillWaiting | TryLater | Failed | Parked
+Outcome = (
+    Done
+    | Skipped
+    | Suspended
+    | Submitted
+    | FannedOut
+    | Joined
+    | StillWaiting
+    | CalledOff
+    | Halted
+    | TryLater
+    | Failed
+    | Parked
+)
 
 
-def outcome_of_error(error: Exception, effect: Effect, retry: Retry, attempt: int) -> Outcome:
-    """Decide what an exception in an attempt means. `attempt` counts from 1, since the last replay.
+def outcome_of_error(
+    error: Exception, effect: Effect, retry: Retry, attempt: int, elapsed: float = 0.0
+) -> Outcome:
+    """Decide what an exception in an attempt means.
 
-    An at_most_once step is tried again only when it says itself that nothing happened (TransientError): any other
-    exception, a timeout for instance, leaves that open.
+    attempt: counted from 1, since the last replay; elapsed: seconds since the first one began. An at_most_once step is
+    tried again only when it says itself that nothing happened (TransientError): any other exception, a timeout for
+    instance, leaves that open.
     """
     described = describe(error)
     disposition = error.disposition if isinstance(error, WorkflowError) else None
-    if disposition is Disposition.FAIL:
+    uncertain = disposition not in (Disposition.FAIL, Disposition.RETRY) and effect != "transactional"
+    if disposition is Disposition.FAIL or retry.stops_on(error):
         return Failed(described)
     if isinstance(error, BadOutputError):
-        return Parked(DeadLetterReason.BAD_OUTPUT, described)
-    if disposition is None and effect == "at_most_once":
-        return Parked(DeadLetterReason.UNCERTAIN, described)
+        return Parked(DeadLetterReason.BAD_OUTPUT, described, uncertain)
+    if uncertain and effect == "at_most_once":
+        return Parked(DeadLetterReason.UNCERTAIN, described, uncertain)
     attempts = retry.attempts
     if disposition is None:
         attempts = min(attempts, UNKNOWN_ERROR_ATTEMPTS_MAX)
-    if attempt >= attempts:
-        return Parked(DeadLetterReason.RETRIES_EXHAUSTED, described)
-    return TryLater(described, retry.delay(attempt))
+    delay = retry.delay(attempt)
+    if attempt >= attempts or (retry.within is not None and elapsed + delay > retry.within):
+        return Parked(DeadLetterReason.RETRIES_EXHAUSTED, described, uncertain)
+    return TryLater(described, delay, uncertain)
 
 
 def describe(error: Exception) -> CommandError:
@@ -98,8 +156,8 @@ def _storable(text: str) -> str:
     return text.replace("\x00", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
-def to_json(step: StepDefinition, value: Any) -> Any:
-    """Return a step's output as JSON, or raise BadOutputError: not of its type, or not storable in every database."""
+def to_json(step: StepDefinition, value: Any) -> Stored:
+    """Return a step's output as JSON, or raise BadOutputError: not of its type, too big, or not storable everywhere."""
     try:
         checked = step.output.validate_python(value)
         stored = step.output.dump_python(checked, mode="json", warnings="error")
@@ -110,4 +168,9 @@ def to_json(step: StepDefinition, value: Any) -> Any:
         ) from error
     if "\\u0000" in text:
         raise BadOutputError(f"{step.name} returned text with a NUL character, which no database stores")
-    return stored
+    if len(text) > settings.WORKFLOWS["output_bytes_max"]:
+        raise BadOutputError(
+            f"{step.name} returned {type(value).__name__} of {len(text):,} bytes, more than the "
+            f"{settings.WORKFLOWS['output_bytes_max']:,} that are allowed: store it elsewhere and return its name"
+        )
+    return Stored(stored, large=len(text) > settings.WORKFLOWS["output_bytes_inline"])

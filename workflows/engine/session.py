@@ -1,334 +1,324 @@
-"""One worker's hold on a run: every change of the run's state is one fenced commit here.
+"""One worker's hold on a run: what it has read and changed, and the fenced commit that writes it.
 
-A commit records the outcome of an operation and, with it, the beginning of the next one (its attempt is counted
-before its code runs). A crash leaves either "not done", and the operation is found RUNNING at the next claim, or
-"done and the next is visible".
+The run is updated by the epoch of the claim and by the number of the last event that this worker knows of. So a worker
+that was taken over writes nothing, and one whose connection broke while it committed can find out whether it had.
 """
 
+import copy
+import random
+import time
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
+import structlog
 from django.conf import settings
-from django.db import transaction
-from django.db.models import Case, F, IntegerField, Q, Value, When
-from django.db.models.functions import Now
+from django.db import InterfaceError, OperationalError, connection
 from pydantic import BaseModel
 
-from workflows.commands import Command, CommandError, Operation, Sleep
+from workflows.commands import Operation
 from workflows.crashpoints import crashpoint
 from workflows.definition import Definition
-from workflows.engine.keys import release_key
-from workflows.engine.outcomes import Done, Failed, Outcome, Parked, StillWaiting, Submitted, TryLater
-from workflows.engine.plan import Planned, next_operation, operation_id
-from workflows.history import Chain, output_digest
-from workflows.leases import Claim, claim, guard
-from workflows.models import DeadLetter, Run, Step, Wait
-from workflows.statements import insert_rows
-from workflows.states import CLAIMABLE, DeadLetterReason, RunState, StepState, WaitingFor, WaitState
+from workflows.engine.outcomes import Stored
+from workflows.engine.plan import Planned, find_operation, operation_id
+from workflows.errors import FencedError
+from workflows.history import Chain
+from workflows.leases import Claim
+from workflows.models import Payload, Run, Step, Wait
+from workflows.statements import Upsert, checkpoint
+from workflows.states import RESUMING, Control, RunState, StepState, WaitingFor, WaitState
+
+log = structlog.get_logger()
 
 crashpoint.register("engine.before_record", "the step's code has run, its outcome is not recorded")
 crashpoint.register("engine.in_record", "inside the transaction that records an outcome")
 
+RUN_COLUMNS = (
+    "state", "waiting_for", "operation", "attempt", "operation_at", "position", "queue", "compensating", "output",
+    "error", "wake_at", "lease_until", "finished_at", "recoveries", "fingerprint", "version", "history_seq",
+    "history_hash",
+)  # fmt: skip
 STEP_KEY = ("run", "operation_id")
-STEP_COLUMNS = ("state", "attempt", "half_done", "output", "error", "started_at", "finished_at")
+STEP_COLUMNS = (
+    "state", "attempt", "attempts_forgiven", "uncertain", "output", "large", "error", "started_at", "finished_at",
+)  # fmt: skip
 
 
-def claim_run(run_id: Any) -> Claim[Run] | None:
-    """Claim the run if its wake-up instant has come and nobody else holds it."""
-    return claim(
-        Run,
-        run_id,
-        settings.WORKFLOWS["lease_seconds"],
-        Q(wake_at__lte=Now(), state__in=list(CLAIMABLE)),
-        state=Case(
-            When(compensating=True, then=Value(RunState.COMPENSATING)), default=Value(RunState.RUNNING)
-        ),
-        waiting_for=WaitingFor.NOTHING,
-        rung_at=None,
-        # A lease that was still set has expired in somebody's hands.
-        recoveries=Case(
-            When(lease_until__isnull=False, then=F("recoveries") + 1),
-            default=F("recoveries"),
-            output_field=IntegerField(),
-        ),
-    )
+@dataclass
+class _Snapshot:
+    """What a transaction that is rolled back must give back."""
+
+    columns: dict[str, Any]
+    head: tuple[int, str]
+    saved_seq: int
+    planned: Planned | None
+    row: Step | None
+    handed_over: bool
+    resuming: bool
 
 
+@dataclass
 class Session:
-    """The run, its steps and its history in memory, and the commits that may change them."""
+    """The run in memory. `planned` is the operation to carry out now, or None when this worker is done with the run."""
 
-    def __init__(self, held: Claim[Run], definition: Definition) -> None:
-        self.claim = held
-        self.run = held.row
-        self.definition = definition
+    claim: Claim[Run]
+    definition: Definition
+    planned: Planned | None = None
+    handed_over: bool = False  # somebody must be told to go on with it
+    control: str = Control.NONE  # what somebody asked for meanwhile
+    news: bool = False  # and it was not known before the last commit
+    resuming: bool = False  # the operation has asked for what it needs, and waits for it
+    touched: dict[str, Step] = field(default_factory=dict)
+    payloads: list[Payload] = field(default_factory=list)
+    clear_control: bool = False
+    _row: Step | None = None
+    _values: dict[str, Any] = field(default_factory=dict)
+    _fresh: dict[str, Stored] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.run = self.claim.row
         self.queue = self.run.queue
-        self.compensating = self.run.compensating
-        self.rows = {row.operation_id: row for row in Step.objects.filter(run=self.run)}
+        self.control = self.run.control
+        self.resuming = self.run.waiting_for in RESUMING
         self.chain = Chain(self.run)
-        self.current: Planned | None = next_operation(definition, self.rows, self.compensating)
-        self.handed_over = False
-        self._outputs: dict[str, Any] = {}
-        self._dirty: dict[str, Step] = {}
-        self._columns: dict[str, Any] = {}
+        self.planned = find_operation(self.definition, self.run.operation)
+        self._saved_seq = self.run.history_seq  # the last event that the database has
+        self._confirmed_at = time.monotonic()
+        self._ambiguous = False
 
     @property
-    def planned(self) -> Planned:
-        """The operation to carry out now; only to be asked for while there is one."""
-        if self.current is None:
+    def current(self) -> Planned:
+        if self.planned is None:
             raise RuntimeError(f"run {self.run.pk} has no current operation")
-        return self.current
+        return self.planned
 
     @property
     def row(self) -> Step:
-        """The row of the current operation."""
-        return self.rows[self.planned.operation_id]
+        """The row of the current operation; made, or read, when first asked for."""
+        if self._row is None or self._row.operation_id != self.current.operation_id:
+            self._row = self._find_row() or self._new_row()
+        return self._row
+
+    def _find_row(self) -> Step | None:
+        if self.run.attempt <= 1 and not self.resuming and not self.run.recoveries:
+            return None  # nothing has come of it yet
+        wanted = self.current.operation_id
+        return Step.objects.filter(run_id=self.run.home_id, operation_id=wanted).first()  # type: ignore[misc]
+
+    def _new_row(self) -> Step:
+        planned = self.current
+        name = planned.operation_id.partition("#")[0]
+        return Step(
+            run_id=self.run.home_id,
+            operation_id=planned.operation_id,
+            name=name,
+            seq=planned.seq,
+            index=planned.index,
+            started_at=self.run.operation_at,
+        )
 
     @property
     def operation(self) -> Operation:
-        return Operation(self.run.pk, self.row.operation_id, self.row.attempt, self.run.correlation_id)
+        run, planned = self.run, self.current
+        home: Any = run.home_id
+        return Operation(home, planned.operation_id, run.attempt, run.correlation_id, planned.index, run.pk)
 
     @cached_property
     def input(self) -> BaseModel:
-        return self.definition.input_model.model_validate(self.run.input)
+        run = self.run.parent if self.run.branch else self.run
+        assert run is not None
+        return self.definition.input_model.model_validate(run.input)
 
-    def output_of(self, name: str) -> Any:
-        """Return the output of an earlier step as an object of its declared type; None for one that failed half-way."""
-        if self.rows[f"{name}#0"].half_done:
-            return None
-        if name not in self._outputs:
-            step = self.definition.steps[self.definition.positions[name]]
-            self._outputs[name] = step.output.validate_python(self.rows[operation_id(step)].output)
-        return self._outputs[name]
+    def output_of(self, name: str, index: int | None = None) -> Any:
+        """Return the output of an earlier step as an object of its declared type.
+
+        None for one that was skipped or has failed. A list for a step with `each`; index: only that item's.
+        """
+        key = name if index is None else operation_id(name, index)
+        if key not in self._values:
+            step = self.definition.steps[self.definition.places[name]]
+            fresh = self._fresh.pop(key, None)
+            value = step.output.validate_python(fresh.value) if fresh else self._load_output(name, index)
+            self._values[key] = value
+        return self._values[key]
+
+    @property
+    def item(self) -> Any:
+        """The item that the current operation is about, for a step with `each`."""
+        run, planned = self.run, self.current
+        if not run.branch:  # an undo, which the parent carries out itself
+            run = Run.objects.only("input").get(parent=run, branch=planned.undoes)
+        step = self.definition.steps[self.definition.places[planned.operation_id.split("#")[0].split(".")[0]]]
+        assert step.item is not None
+        return step.item.validate_python(run.input["item"])
+
+    def _load_output(self, name: str, index: int | None) -> Any:
+        step = self.definition.steps[self.definition.places[name]]
+        rows = Step.objects.filter(run_id=self.run.home_id, name=name).order_by("index")  # type: ignore[misc]
+        if index is not None:
+            rows = rows.filter(index=index)
+        found = list(rows.only("operation_id", "state", "output", "large", "index"))
+        payloads = self._load_payloads([row.operation_id for row in found if row.large])
+        values = [
+            step.output.validate_python(payloads.get(row.operation_id, row.output))
+            if row.state in (StepState.SUCCEEDED, StepState.UNDOING, StepState.UNDONE)
+            else None
+            for row in found
+        ]
+        if step.each is not None and index is None:
+            return None if [row.state for row in found] == [StepState.SKIPPED] else values
+        return values[0] if values else None
+
+    def _load_payloads(self, operations: list[str]) -> dict[str, Any]:
+        if not operations:
+            return {}
+        found = Payload.objects.filter(run_id=self.run.home_id, operation_id__in=operations)  # type: ignore[misc]
+        return dict(found.values_list("operation_id", "data"))
+
+    def remember(self, output: Stored) -> None:
+        """Keep the output of the current operation for the steps that follow in this slice."""
+        if not self.current.undoes and not self.run.branch:
+            self._fresh[self.current.step.name] = output
 
     def waits(self) -> list[Wait]:
         """Return the commands of the current attempt, in the order in which the step returned them."""
         waits = Wait.objects.filter(
-            run=self.run, operation_id=self.row.operation_id, attempt=self.row.attempt
+            run=self.run, operation_id=self.current.operation_id, attempt=self.run.attempt
         )
         return list(waits.order_by("index"))
 
-    def begin(self) -> None:
-        """Count the attempt at the current operation; the caller commits it with the claim."""
-        self._begin(self.claim.now())
-        self._save(recoveries=self.run.recoveries)
+    def half_done(self) -> bool:
+        """Tell whether some command of the current operation has succeeded, of any attempt."""
+        done = Wait.objects.filter(run=self.run, operation_id=self.current.operation_id, state=WaitState.DONE)
+        return done.exclude(kind__in=("sleep", "signal", "approval")).exists()
 
-    def record(self, outcome: Outcome, *, may_continue: bool) -> None:
-        """Commit the outcome of the current operation and what comes next.
-
-        Afterwards `current` is the operation to carry out now, or None when this worker is done with the run.
-        Raises FencedError when another worker has taken the run over; nothing is written then.
-        """
-        crashpoint("engine.before_record")
-        with transaction.atomic():
-            at = self.claim.now()
-            match outcome:
-                case Done(value):
-                    self._done(value, at, may_continue)
-                case Failed(error):
-                    self._failed(error, at, may_continue)
-                case Submitted(waits):
-                    self._suspend(waits, at)
-                case StillWaiting():
-                    self._still_wait(at)
-                case TryLater(error, delay):
-                    self._try_later(error, delay, at)
-                case Parked(reason, error):
-                    self._park(reason, error, at)
-            self._save(recoveries=0)
-            crashpoint("engine.in_record")
-
-    def park(self, reason: DeadLetterReason, code: str, message: str) -> None:
-        """Hand the run to a person before anything was tried."""
-        self.record(Parked(reason, CommandError(code=code, message=message)), may_continue=False)
-
-    def _done(self, value: Any, at: datetime, may_continue: bool) -> None:
-        planned, row = self.planned, self.row
-        if row.state == StepState.WAITING:  # what ends a sleep is the clock; nobody else says so in its row
-            Wait.objects.filter(
-                run=self.run, operation_id=row.operation_id, attempt=row.attempt, state=WaitState.PENDING
-            ).update(state=WaitState.DONE)
-        self._close(row, StepState.SUCCEEDED, at, output=value)
-        self.chain.add(
-            "step_succeeded", at, step=row.operation_id, attempt=row.attempt, output=output_digest(value)
-        )
-        if planned.undoes:
-            self._touch(self.rows[planned.undoes]).state = StepState.UNDONE
-        self._go_on(at, may_continue)
-
-    def _failed(self, error: CommandError, at: datetime, may_continue: bool) -> None:
-        if self.compensating:
-            self._park(DeadLetterReason.COMPENSATION_FAILED, error, at)
-            return
-        self._fail_row(error, at)
-        self.row.half_done = self._is_half_done()
-        self.compensating = True
-        self.run.error = {**error.model_dump(), "step": self.row.name}
-        self._columns |= {"error": self.run.error, "compensating": True}
-        self.chain.add("compensation_started", at, step=self.row.operation_id, **error.model_dump())
-        self._go_on(at, may_continue)
-
-    def _is_half_done(self) -> bool:
-        """Tell whether some command of the failed operation succeeded: what it did must be undone."""
-        done = Wait.objects.filter(run=self.run, operation_id=self.row.operation_id, state=WaitState.DONE)
-        return done.exclude(kind=Sleep.kind).exists()
-
-    def _go_on(self, at: datetime, may_continue: bool) -> None:
-        """Turn to the next operation: here, by another worker, or not at all because there is none."""
-        planned = next_operation(self.definition, self.rows, self.compensating)
-        self.current = planned
-        if planned is None:
-            self._finish(at)
-            return
-        self._columns |= {
-            "position": planned.position,
-            "queue": planned.step.queue,
-            "state": self._active_state(),
-        }
-        self.run.position, self.run.queue, self.run.compensating = (
-            planned.position,
-            planned.step.queue,
-            self.compensating,
-        )
-        if may_continue and planned.step.queue == self.queue:
-            self._begin(at)
-        else:
-            self.current = None
-            self.handed_over = True
-            self._columns |= {
-                "state": self._idle_state(RunState.READY),
-                "wake_at": at,
-                "lease_until": None,
-            }
-
-    def _begin(self, at: datetime) -> None:
-        planned = self.planned
-        row = self.rows.get(planned.operation_id)
-        if row is None:
-            name = planned.step.name
-            row = Step(run=self.run, operation_id=planned.operation_id, name=name, seq=len(self.rows) + 1)
-            self.rows[row.operation_id] = row
-        self._touch(row).state = StepState.RUNNING
-        row.attempt += 1
-        row.started_at = row.started_at or at
-        if planned.undoes:
-            self._touch(self.rows[planned.undoes]).state = StepState.UNDOING
-        self.chain.add("step_started", at, step=row.operation_id, attempt=row.attempt)
-
-    def submit(self, commands: list[Command], alone: bool) -> list[Wait]:
-        """Have the commands insert what is to be carried out; the caller's transaction records that the run waits."""
-        operation, at = self.operation, self.claim.now()
-        return [
-            Wait(
-                run=self.run,
-                operation_id=operation.id,
-                attempt=operation.attempt,
-                index=index,
-                alone=alone,
-                kind=command.kind,
-                reference=command.submit(operation, index),
-                due_at=_due(command, at),
-            )
-            for index, command in enumerate(commands)
-        ]
-
-    def _suspend(self, waits: list[Wait], at: datetime) -> None:
-        Wait.objects.bulk_create(waits)
-        row = self._touch(self.row)
-        row.state = StepState.WAITING
-        commands = [[wait.kind, wait.reference] for wait in waits]
-        self.chain.add("step_waiting", at, step=row.operation_id, attempt=row.attempt, commands=commands)
-        self._wait_for(waits, at)
-
-    def _still_wait(self, at: datetime) -> None:
-        # The guard locks the run. A command that ends from now on wakes it after this commit; one that ended since the
-        # waits were read is seen when they are read again.
-        guard(self.claim)
-        self._wait_for(self.waits(), at)
-
-    def _wait_for(self, waits: list[Wait], at: datetime) -> None:
-        """Let go until the last command has ended, or until the last sleep is over where there are only sleeps."""
-        pending = [wait for wait in waits if wait.state == WaitState.PENDING]
-        if any(wait.kind != Sleep.kind for wait in pending):
-            self._wait(WaitingFor.COMMAND, None)
-            return
-        wake_at = max((wait.due_at for wait in pending if wait.due_at), default=at)
-        self._wait(WaitingFor.SLEEP, wake_at)
-        self.handed_over = wake_at <= at  # nothing to wait for any more
-
-    def _try_later(self, error: CommandError, delay: float, at: datetime) -> None:
-        row = self._touch(self.row)
-        row.state, row.error = StepState.WAITING, error.model_dump()
-        due = at + timedelta(seconds=delay)
-        self.chain.add(
-            "step_retry_scheduled",
-            at,
-            step=row.operation_id,
-            attempt=row.attempt,
-            due=due.isoformat(),
-            **error.model_dump(),
-        )
-        self._wait(WaitingFor.RETRY, due)
-
-    def _wait(self, why: WaitingFor, wake_at: datetime | None) -> None:
-        """Let go of the run until `wake_at`, or until something wakes it."""
-        self.current = None
-        state = self._idle_state(RunState.WAITING)
-        self._columns |= {"state": state, "waiting_for": why, "wake_at": wake_at, "lease_until": None}
-
-    def _park(self, reason: DeadLetterReason, error: CommandError, at: datetime) -> None:
-        stopped = self.current.operation_id if self.current else ""
-        if stopped in self.rows:
-            self._fail_row(error, at)
-        described = {**error.model_dump(), "step": self.current.step.name if self.current else ""}
-        DeadLetter.objects.create(run=self.run, operation_id=stopped, reason=reason, error=described)
-        self.chain.add("dead_letter_opened", at, step=stopped, reason=reason, **error.model_dump())
-        self.current = None
-        self._columns |= {"state": RunState.DEAD_LETTER, "wake_at": None, "lease_until": None}
-        if not self.compensating:  # else the failure that started the compensation stays in view
-            self._columns["error"] = described
-
-    def _finish(self, at: datetime) -> None:
-        undone = [row for row in self.rows.values() if row.state == StepState.UNDONE]
-        if not self.compensating:
-            state = RunState.SUCCEEDED
-            self._columns["output"] = self.rows[operation_id(self.definition.steps[-1])].output
-        else:
-            state = RunState.COMPENSATED if undone else RunState.FAILED
-        self.chain.add("run_finished", at, state=state)
-        self._columns |= {"state": state, "finished_at": at, "wake_at": None, "lease_until": None}
-
-    def _active_state(self) -> RunState:
-        return RunState.COMPENSATING if self.compensating else RunState.RUNNING
-
-    def _idle_state(self, otherwise: RunState) -> RunState:
-        return RunState.COMPENSATING if self.compensating else otherwise
-
-    def _touch(self, row: Step) -> Step:
-        self._dirty[row.operation_id] = row
+    def touch(self, row: Step) -> Step:
+        """Write the row with the next commit."""
+        self.touched[row.operation_id] = row
         return row
 
-    def _close(self, row: Step, state: StepState, at: datetime, output: Any = None) -> None:
-        self._touch(row)
-        row.state, row.finished_at, row.output, row.error = state, at, output, None
+    def turn_to(self, planned: Planned | None) -> None:
+        """Make this the operation that comes next."""
+        self.planned, self._row, self.resuming = planned, None, False
+        if planned is not None:
+            self.run.operation, self.run.position = planned.operation_id, planned.position
+            self.run.attempt = 0
 
-    def _fail_row(self, error: CommandError, at: datetime) -> None:
-        row = self.row
-        self._close(row, StepState.FAILED, at)
-        row.error = error.model_dump()
-        self.chain.add("step_failed", at, step=row.operation_id, attempt=row.attempt, **error.model_dump())
+    def let_go(self, state: str, *, waiting_for: str = WaitingFor.NOTHING, wake_at: datetime | None) -> None:
+        """Give the run back with the next commit; `wake_at`: from when on it may be claimed."""
+        run = self.run
+        keeps = run.compensating and state in (RunState.READY, RunState.WAITING)
+        run.state = RunState.COMPENSATING if keeps else state
+        run.waiting_for, run.wake_at, run.lease_until = waiting_for, wake_at, None
+        self.planned = None
 
-    def _save(self, *, recoveries: int) -> None:
-        """Write everything gathered since the last call; the first statement proves that the run is still ours."""
-        guard(self.claim, recoveries=recoveries, **self._columns, **self.chain.head())
-        insert_rows(list(self._dirty.values()), unique=STEP_KEY, update=STEP_COLUMNS)
-        self.chain.save()
-        if "finished_at" in self._columns:
-            release_key(self.run)
-        self._dirty, self._columns = {}, {}
+    def renew(self, at: datetime) -> None:
+        self.run.lease_until = at + timedelta(seconds=self.claim.seconds)
+
+    def lock(self) -> None:
+        """Keep everybody else from the run until the transaction ends. Raises FencedError."""
+        where = {"pk": self.run.pk} if _fence_is_off() else {"pk": self.run.pk, "epoch": self.claim.epoch}
+        if not Run.objects.select_for_update().filter(**where).exists():
+            self._lose()
+
+    def snapshot(self) -> _Snapshot:
+        columns = {name: getattr(self.run, name) for name in RUN_COLUMNS}
+        head = (self.chain.seq, self.chain.hash)
+        return _Snapshot(
+            columns,
+            head,
+            self._saved_seq,
+            self.planned,
+            copy.copy(self._row),
+            self.handed_over,
+            self.resuming,
+        )
+
+    def restore(self, before: _Snapshot) -> None:
+        """Forget what happened since the snapshot: its transaction was rolled back."""
+        for name, value in before.columns.items():
+            setattr(self.run, name, value)
+        self.chain.forget(*before.head)
+        self._saved_seq = before.saved_seq
+        self.planned, self._row = before.planned, before.row
+        self.handed_over, self.resuming = before.handed_over, before.resuming
+        self.touched, self.payloads = {}, []
+
+    def commit(self) -> None:
+        """Write everything that was changed since the last commit, if the run is still ours.
+
+        Outside a transaction it is tried again while the lease stands: the step has been carried out, and only its
+        record is missing. Raises FencedError when another worker has taken the run over; nothing is written then.
+        """
+        for key, value in self.chain.head().items():
+            setattr(self.run, key, value)
+        writes = self._writes()
+        while True:
+            try:
+                found = self._write(writes)
+                break
+            except (OperationalError, InterfaceError) as error:
+                if connection.in_atomic_block:
+                    raise
+                self._ambiguous = True
+                self.wait_for_database(error)
+        if connection.in_atomic_block:
+            crashpoint("engine.in_record")
+        if not found:
+            if not (self._ambiguous and self.was_committed()):
+                self._lose()
+            found = [Control.NONE]
+        self._ambiguous = False
+        self._confirmed_at = time.monotonic()
+        self._saved_seq = self.chain.seq
+        self.news = found[0] != self.control and found[0] != Control.NONE
+        self.control = found[0]
+        self.clear_control = False
+
+    def _write(self, writes: list[Upsert]) -> list[Any]:
+        where = {"id": self.run.pk, "epoch": self.claim.epoch, "history_seq": self._saved_seq}
+        if _fence_is_off():
+            where = {"id": self.run.pk}
+        values = {name: getattr(self.run, name) for name in RUN_COLUMNS}
+        if self.control:
+            values |= {"asked": False}
+        if self.clear_control:
+            values |= {"control": Control.NONE, "request": None}
+        return checkpoint(Run, where, values, writes, "control")
+
+    def _writes(self) -> list[Upsert]:
+        writes = [
+            Upsert(list(self.touched.values()), STEP_KEY, STEP_COLUMNS),
+            Upsert(self.payloads, STEP_KEY, ("data",)),
+            Upsert(self.chain.take()),
+        ]
+        self.touched, self.payloads = {}, []
+        return writes
+
+    def wait_for_database(self, error: Exception) -> None:
+        """Wait a moment for a database that is away; raises the error when the lease has run out over it."""
+        if time.monotonic() - self._confirmed_at > self.claim.seconds:
+            raise error
+        log.warning("record_retried", run=str(self.run.pk), error=type(error).__name__)
+        connection.close()
+        time.sleep(random.uniform(0.1, 0.5))  # noqa: S311 - not a secret
+
+    def was_committed_since(self, before: _Snapshot) -> bool:
+        """Tell whether the transaction begun at the snapshot was committed, though its answer was lost."""
+        return self.chain.hash != before.head[1] and self.was_committed()
+
+    def was_committed(self) -> bool:
+        """Tell whether a commit whose answer was lost had succeeded: the run then shows the last event we made."""
+        return Run.objects.filter(
+            pk=self.run.pk, epoch=self.claim.epoch, history_hash=self.chain.hash
+        ).exists()
+
+    def _lose(self) -> None:
+        self.claim.lost = True
+        log.warning("fenced", row=str(self.run.pk), model="workflows.Run", epoch=self.claim.epoch)
+        raise FencedError(f"run {self.run.pk} was taken over by another worker")
 
 
-def _due(command: Command, at: datetime) -> datetime | None:
-    if not isinstance(command, Sleep):
-        return None
-    return command.until or at + timedelta(seconds=command.seconds or 0)
+def _fence_is_off() -> bool:
+    return bool(getattr(settings, "DALP_TEST_DISABLE_FENCE", False))

@@ -3,20 +3,29 @@
 import hashlib
 import json
 import uuid
+from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
 from pydantic import BaseModel, ValidationError
 
+from workflows import clock
 from workflows.crashpoints import crashpoint
 from workflows.definition import Definition, find_definition
 from workflows.doorbell import ring
 from workflows.engine.keys import take_key
-from workflows.errors import IdempotencyConflictError, InvalidInputError, UnknownWorkflowError
+from workflows.engine.migration import remember
+from workflows.engine.plan import at_position
+from workflows.errors import (
+    IdempotencyConflictError,
+    InvalidInputError,
+    ObjectParkedError,
+    UnknownWorkflowError,
+)
 from workflows.history import Chain
 from workflows.ids import uuid7
-from workflows.leases import db_now
-from workflows.models import Run
+from workflows.models import Run, VirtualObjectState
+from workflows.statements import insert_rows
 from workflows.states import RunState, WaitingFor
 
 crashpoint.register("engine.started", "the run is committed, no worker knows of it yet")
@@ -29,33 +38,52 @@ def start_workflow(
     idempotency_key: str | None = None,
     scope: str = "",
     correlation_id: str | None = None,
+    priority: int | None = None,
+    deadline: float | None = None,
 ) -> tuple[Run, bool]:
     """Start a run of the workflow of this name; return it and whether it is new.
 
     scope: whose idempotency key it is; keys of different scopes never meet.
-    Raises UnknownWorkflowError, InvalidInputError, IdempotencyConflictError; nothing is stored then.
+    Raises UnknownWorkflowError, InvalidInputError, IdempotencyConflictError, ObjectParkedError; nothing is stored then.
     """
     definition = find_definition(name)
     if definition is None:
         raise UnknownWorkflowError(f"there is no workflow named {name!r}")
+    return start_run(
+        definition,
+        parse_input(definition, data),
+        idempotency_key=idempotency_key,
+        scope=scope,
+        correlation_id=correlation_id,
+        priority=priority,
+        deadline=deadline,
+    )
+
+
+def parse_input(definition: Definition, data: Any) -> BaseModel:
+    """Return the input as the workflow's model. Raises InvalidInputError with the fields named."""
     try:
-        parsed = definition.input_model.model_validate(data)
+        return definition.input_model.model_validate(data)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False, include_input=False)
-        raise InvalidInputError(f"the input of {name} is not valid", [dict(e) for e in errors]) from None
-    return start_run(
-        definition, parsed, idempotency_key=idempotency_key, scope=scope, correlation_id=correlation_id
-    )
+        raise InvalidInputError(
+            f"the input of {definition.name} is not valid", [dict(e) for e in errors]
+        ) from None
 
 
 def start_run(
     definition: Definition,
     data: BaseModel,
     *,
-    idempotency_key: str | None,
-    scope: str,
-    correlation_id: str | None,
+    idempotency_key: str | None = None,
+    scope: str = "",
+    correlation_id: str | None = None,
+    priority: int | None = None,
+    deadline: float | None = None,
+    **columns: Any,
 ) -> tuple[Run, bool]:
+    """Start a run of a definition; `columns` are further ones of its row, for the engine itself."""
+    definition.require_sound()
     stored = data.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
     with transaction.atomic():
@@ -63,22 +91,24 @@ def start_run(
             first = _first_run(definition, scope, idempotency_key, digest)
             if first:
                 return first, False
-        run = Run(
-            id=uuid7(),
-            workflow=definition.name,
-            version=definition.version,
-            fingerprint=definition.fingerprint,
-            queue=definition.steps[0].queue,
+        remember(definition)
+        run = new_run(
+            definition,
             input=stored,
             input_hash=digest,
             scope=scope,
             idempotency_key=idempotency_key,
             correlation_id=correlation_id or uuid.uuid4().hex,
             object_key=definition.key_for(data),
+            **columns,
         )
+        if priority is not None:
+            run.priority = priority
+        if deadline or definition.deadline:
+            run.deadline_at = run.created_at + timedelta(seconds=deadline or definition.deadline or 0)
         try:
-            with transaction.atomic():
-                _insert(run)
+            with transaction.atomic(savepoint=idempotency_key is not None):
+                _insert(run, definition)
         except IntegrityError:
             # Another start with this key committed between the look and the insert: its run is the answer.
             if idempotency_key is None or not (
@@ -91,13 +121,28 @@ def start_run(
     return run, True
 
 
-def _insert(run: Run) -> None:
-    mine = take_key(run)
-    run.state = RunState.READY if mine else RunState.WAITING
-    run.waiting_for = WaitingFor.NOTHING if mine else WaitingFor.KEY
-    run.wake_at = db_now() if mine else None
-    run.save(force_insert=True)
-    run.refresh_from_db(fields=["created_at", "wake_at"])
+def new_run(definition: Definition, **columns: Any) -> Run:
+    """Return a run that is ready for its first operation, not saved."""
+    first = at_position(definition, 0)
+    assert first is not None
+    at = clock.now()
+    defaults = {"queue": first.step.queue, "operation": first.operation_id, "priority": definition.priority}
+    return Run(
+        id=uuid7(),
+        workflow=definition.name,
+        version=definition.version,
+        fingerprint=definition.fingerprint,
+        created_at=at,
+        wake_at=at,
+        **{**defaults, **columns},
+    )
+
+
+def _insert(run: Run, definition: Definition) -> None:
+    if run.object_key and definition.on_dead_letter == "park":
+        _refuse_parked(run.object_key)
+    if not take_key(run):
+        run.state, run.waiting_for, run.wake_at = RunState.WAITING, WaitingFor.KEY, None
     chain = Chain(run)
     chain.add(
         "run_started",
@@ -107,9 +152,17 @@ def _insert(run: Run) -> None:
         input=run.input_hash,
         key=run.object_key,
     )
-    Run.objects.filter(pk=run.pk).update(**chain.head())
-    chain.save()
     run.history_seq, run.history_hash = chain.seq, chain.hash
+    insert_rows([run])
+    chain.save()
+
+
+def _refuse_parked(key: str) -> None:
+    stopped = VirtualObjectState.objects.filter(key=key, holder__state=RunState.DEAD_LETTER).first()
+    if stopped is not None:
+        raise ObjectParkedError(
+            f"{key} takes nothing new: run {stopped.holder_id} holds it and waits for a person"
+        )
 
 
 def _first_run(definition: Definition, scope: str, key: str, digest: str) -> Run | None:

@@ -2,11 +2,11 @@
 
 from django.db import transaction
 
-from workflows.commands import CommandResult, Sleep
+from workflows.clock import db_now
+from workflows.commands import CommandResult
 from workflows.doorbell import ring_all
-from workflows.leases import db_now
 from workflows.models import Run, Wait
-from workflows.states import WaitState
+from workflows.states import Join, WaitState
 
 
 def resolve_commands(kind: str, results: dict[str, CommandResult]) -> int:
@@ -22,17 +22,39 @@ def resolve_commands(kind: str, results: dict[str, CommandResult]) -> int:
             return 0
         runs = _lock_runs({wait.run_id for wait in waits})
         for wait in waits:
-            result = results[wait.reference]
-            wait.state = WaitState.FAILED if result.error else WaitState.DONE
-            wait.result = result.value
-            wait.error = result.error.model_dump() if result.error else None
+            settle(wait, results[wait.reference])
         Wait.objects.bulk_update(waits, ["state", "result", "error"], batch_size=200)
-        pending = Wait.objects.filter(run__in=runs, state=WaitState.PENDING).exclude(kind=Sleep.kind)
-        still_waiting = set(pending.values_list("run_id", flat=True))  # a sleep ends by the clock
-        awake = [run for run in runs if run.pk not in still_waiting]
-        Run.objects.filter(pk__in=[run.pk for run in awake]).update(wake_at=db_now())
-        ring_all(awake)
+        wake(runs)
     return len(waits)
+
+
+def settle(wait: Wait, result: CommandResult) -> None:
+    """Set how a command ended; the caller saves it."""
+    wait.state = WaitState.FAILED if result.error else WaitState.DONE
+    wait.result = result.value
+    wait.error = result.error.model_dump() if result.error else None
+
+
+def wake(runs: list[Run]) -> None:
+    """Make those of the runs claimable whose commands have ended as far as it takes; their rows are locked."""
+    waits: dict[object, list[Wait]] = {run.pk: [] for run in runs}
+    for wait in Wait.objects.filter(run__in=runs).only(
+        "run_id", "operation_id", "attempt", "state", "kind", "join", "due_at"
+    ):
+        run = next(run for run in runs if run.pk == wait.run_id)
+        if (wait.operation_id, wait.attempt) == (run.operation, run.attempt):
+            waits[run.pk].append(wait)
+    now = db_now()
+    awake = [run for run in runs if waits[run.pk] and _has_enough(waits[run.pk])]
+    Run.objects.filter(pk__in=[run.pk for run in awake], finished_at__isnull=True).update(wake_at=now)
+    ring_all(awake)
+
+
+def _has_enough(waits: list[Wait]) -> bool:
+    """Tell whether nothing but clocks is left to wait for, or what has come is enough."""
+    return all(wait.kind == "sleep" for wait in waits if wait.state == WaitState.PENDING) or (
+        waits[0].join == Join.ANY and any(wait.state == WaitState.DONE for wait in waits)
+    )
 
 
 def _lock_runs(ids: set[object]) -> list[Run]:

@@ -14,7 +14,7 @@ from dalp.models import ApiToken
 from keyguard import create_key
 from signer.models import Attempt, Chain, Lane, Transaction
 from tests.sample.workflows import Ledger, SampleInput
-from workflows.models import DeadLetter, Event, ObjectKey, Run, Step, Wait
+from workflows.models import DeadLetter, Event, Run, Step, VirtualObjectState, Wait
 
 NASTY = "<script>alert('x')</script>"
 HASH = "0x" + "ab" * 32
@@ -62,7 +62,7 @@ def stopped(db: None) -> DeadLetter:
     Wait.objects.create(
         run=run, operation_id="reserve#0", attempt=1, index=0, kind="transaction", reference=str(row.pk)
     )
-    ObjectKey.objects.create(key="saga:7", holder=run)
+    VirtualObjectState.objects.create(key="saga:7", holder=run)
     return DeadLetter.objects.create(
         run=run, operation_id="reserve#0", reason="retries_exhausted", error={"code": "X", "message": NASTY}
     )

@@ -18,7 +18,7 @@ from workflows import (
     start_workflow,
 )
 from workflows.alerts import send_alerts
-from workflows.models import DeadLetter, ObjectKey, Run
+from workflows.models import DeadLetter, Run, VirtualObjectState
 from workflows.states import RunState
 from workflows.sweeper import ring_due_runs, sweep
 
@@ -115,7 +115,7 @@ def test_one_run_at_a_time_per_key_in_the_order_of_their_starts(drive: Drive) ->
     ended = []
     for run in runs:
         ended.append(drive(run).state)
-        holder = ObjectKey.objects.get(key="saga:gold").holder_id
+        holder = VirtualObjectState.objects.get(key="saga:gold").holder_id
         assert holder == (runs[len(ended)].pk if len(ended) < 4 else None)
     assert ended == ["SUCCEEDED", "COMPENSATED", "SUCCEEDED", "SUCCEEDED"]
 
@@ -169,4 +169,4 @@ def test_one_run_that_cannot_be_rung_does_not_stop_the_sweep(monkeypatch: pytest
     assert ring_due_runs() == 4, "a sweeper that died before it noted them rings again, and does no harm"
     assert set(rung) == {run.pk for run in runs} - {runs[2].pk}
     monkeypatch.setattr("workflows.sweeper.ring_due_runs", lambda: 1 / 0)
-    assert sweep() == {"rung": -1, "alerted": 0}, "a broken rule leaves the other rules alone"
+    assert {"rung": -1, "alerted": 0}.items() <= sweep().items(), "a broken rule leaves the other rules alone"

@@ -24,7 +24,8 @@ from workflows import (
     verify_history,
 )
 from workflows.definition import _REGISTRY
-from workflows.engine.drive import _open, advance
+from workflows.engine.claiming import claim_run
+from workflows.engine.drive import advance
 from workflows.history import _first_fault
 from workflows.models import Run, Wait
 from workflows.states import RunState
@@ -196,7 +197,7 @@ def test_command_that_ends_while_its_run_goes_back_to_sleep_wakes_it(
         if point == "engine.before_record":
             end(reference)
 
-    monkeypatch.setattr("workflows.engine.session.crashpoint", another_worker)
+    monkeypatch.setattr("workflows.engine.recording.crashpoint", another_worker)
     assert drive(run).state == RunState.SUCCEEDED
 
 
@@ -208,7 +209,7 @@ def test_at_most_once_step_that_times_out_asks_a_person(drive: Callable[[Run], R
 
 def test_deploy_does_not_hide_that_an_effect_is_uncertain(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Once.start(Nothing())
-    _open(run.pk)  # claimed, its attempt counted; here the worker dies
+    claim_run(run.pk)  # claimed, its attempt counted; here the worker dies
     Run.objects.filter(pk=run.pk).update(lease_until=run.created_at)
     changed = dataclasses.replace(Once.definition, version=2)
     monkeypatch.setitem(_REGISTRY, "waiting.once", changed)
@@ -253,7 +254,7 @@ def test_compensation_runs_on_the_queue_of_what_it_undoes() -> None:
     advance(run.pk)
     session = advance(run.pk)
     assert session is not None
-    assert session.compensating
+    assert session.run.compensating
     assert (session.handed_over, session.run.queue) == (True, "q1")
 
 

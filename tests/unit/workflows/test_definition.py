@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from workflows import Command, DefinitionError, Operation, Retry, Sleep, Workflow, definition, step
-from workflows.definition import output_type
+from workflows.fitting import output_type
 
 
 class Number(BaseModel):

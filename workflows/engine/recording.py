@@ -1,0 +1,377 @@
+"""Turning the outcome of an operation into what is written: its row, the run's next operation, and the event.
+
+One commit records the outcome and, with it, the beginning of the next operation (its attempt is counted before its code
+runs). A crash leaves either "not done", and the next claim finds the same operation, or "done and the next is visible".
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from django.db import transaction
+
+from workflows import clock
+from workflows.commands import CommandError
+from workflows.crashpoints import crashpoint
+from workflows.engine.branches import join_branches
+from workflows.engine.children import tell_parent
+from workflows.engine.keys import release_key
+from workflows.engine.outcomes import (
+    CalledOff,
+    Done,
+    Failed,
+    FannedOut,
+    Halted,
+    Joined,
+    Outcome,
+    Parked,
+    Skipped,
+    StillWaiting,
+    Stored,
+    Submitted,
+    TryLater,
+)
+from workflows.engine.plan import Planned, at_position, pending_undos
+from workflows.engine.session import Session
+from workflows.engine.troubles import open_dead_letter
+from workflows.engine.waits import when_to_look
+from workflows.history import output_digest
+from workflows.models import Payload, Step, Wait
+from workflows.states import Control, DeadLetterReason, RunState, StepState, WaitingFor, WaitState
+
+
+def record(session: Session, outcome: Outcome, *, may_continue: bool) -> None:
+    """Commit the outcome of the current operation and what comes next.
+
+    Afterwards `session.planned` is the operation to carry out now, or None when this worker is done with the run.
+    Raises FencedError when another worker has taken the run over; nothing is written then.
+    """
+    crashpoint("engine.before_record")
+    Recording(session, may_continue).apply(outcome)
+
+
+def park(
+    session: Session, reason: DeadLetterReason, code: str, message: str, *, uncertain: bool = False
+) -> None:
+    """Hand the run to a person before anything was tried."""
+    Recording(session, may_continue=False).apply(
+        Parked(reason, CommandError(code=code, message=message), uncertain)
+    )
+
+
+class Recording:
+    """One outcome on its way into the session and the database."""
+
+    def __init__(self, session: Session, may_continue: bool) -> None:
+        self.session = session
+        self.run = session.run
+        self.may_continue = may_continue
+        self.at = clock.now()
+        self.parked: Parked | None = None
+
+    def apply(self, outcome: Outcome) -> None:
+        session, run = self.session, self.run
+        run.recoveries = 0
+        session.renew(self.at)
+        match outcome:
+            case Done(output):
+                self._done(output)
+            case Skipped():
+                self._skipped()
+            case Failed(error):
+                self._failed(error)
+            case Submitted(waits):
+                self._suspend(waits)
+            case FannedOut(branches):
+                self._fan_out(branches)
+            case Joined():
+                self._go_on(None)
+            case StillWaiting():
+                self._still_wait()
+            case CalledOff():
+                self._called_off()
+            case Halted():
+                self._halt()
+            case TryLater():
+                self._try_later(outcome)
+            case Parked():
+                self._park(outcome)
+        self._write()
+
+    def _write(self) -> None:
+        """Commit. More than the one statement is needed only where the run's end or trouble concerns other rows."""
+        session, run = self.session, self.run
+        ended = run.finished_at is not None
+        if self.parked is None and not (ended and (run.object_key or run.parent_id)):
+            session.commit()
+            return
+        with transaction.atomic():
+            session.commit()
+            if self.parked is not None:
+                open_dead_letter(session, self.parked, self.at)
+            if ended:
+                release_key(run)
+                tell_parent(run)
+        if ended and run.branch:
+            join_branches(run.parent_id)
+
+    def _done(self, output: Stored) -> None:
+        session, planned = self.session, self.session.current
+        row = self._close(StepState.SUCCEEDED)
+        row.output, row.large, row.error = (None if output.large else output.value), output.large, None
+        if output.large:
+            session.payloads.append(
+                Payload(run_id=row.run_id, operation_id=row.operation_id, data=output.value)
+            )
+        session.remember(output)
+        session.chain.add(
+            "step_succeeded",
+            self.at,
+            step=row.operation_id,
+            attempt=row.attempt,
+            output=output_digest(output.value),
+        )
+        if planned.undoes:
+            self._set_undone(planned)
+        self._go_on(output.value)
+
+    def _set_undone(self, planned: Planned) -> None:
+        undone = Step.objects.get(run_id=self.run.home_id, operation_id=planned.undoes)  # type: ignore[misc]
+        undone.state = StepState.UNDONE
+        self.session.touch(undone)
+
+    def _skipped(self) -> None:
+        row = self._close(StepState.SKIPPED)
+        self.session.chain.add("step_skipped", self.at, step=row.operation_id)
+        self._go_on(None)
+
+    def _failed(self, error: CommandError) -> None:
+        session, run = self.session, self.run
+        if run.compensating:
+            self._park(Parked(DeadLetterReason.COMPENSATION_FAILED, error))
+            return
+        planned = session.current
+        if not planned.fans_out:
+            row = self._fail_row(error)
+            row.uncertain = row.uncertain or session.half_done()
+        described = {**error.model_dump(), "step": planned.step.name}
+        if run.branch:
+            self._finish(RunState.FAILED, error=described)
+            return
+        self.compensate(described)
+
+    def compensate(self, error: dict[str, Any]) -> None:
+        """Turn the run round: from here on it undoes."""
+        session, run = self.session, self.run
+        run.compensating, run.error = True, error
+        session.chain.add("compensation_started", self.at, **error)
+        self._go_on(None)
+
+    def _called_off(self) -> None:
+        """The operation ends without an outcome, and the run with it."""
+        row = self._close(StepState.SKIPPED)
+        row.uncertain = self.session.half_done()
+        if row.uncertain:
+            row.state = StepState.FAILED
+        self.session.chain.add("step_called_off", self.at, step=row.operation_id)
+        obey_stop(self.session, self)
+
+    def _halt(self) -> None:
+        session, run = self.session, self.run
+        if session.control in (Control.CANCEL, Control.COMPENSATE) and not run.compensating:
+            obey_stop(session, self)
+            return
+        session.clear_control = True
+        run.attempt -= 1  # it was counted, and has not begun
+        pausing = session.control == Control.PAUSE
+        if pausing:
+            session.chain.add("run_paused", self.at, **(run.request or {}))
+        session.handed_over = not pausing
+        session.let_go(RunState.PAUSED if pausing else RunState.READY, wake_at=self.at)
+
+    def _go_on(self, output: Any) -> None:
+        """Turn to the next operation: here, by another worker, or not at all because there is none."""
+        session, run = self.session, self.run
+        if run.branch:
+            self._finish(RunState.SUCCEEDED)
+            return
+        if (
+            session.control
+            and not run.compensating
+            and session.control in (Control.CANCEL, Control.COMPENSATE)
+        ):
+            obey_stop(session, self)
+            return
+        planned = self._next()
+        if planned is None:
+            self._finish_whole(output)
+            return
+        session.turn_to(planned)
+        run.waiting_for = WaitingFor.NOTHING
+        run.queue = planned.step.queue
+        if self.may_continue and run.queue == session.queue:
+            run.attempt, run.operation_at = 1, self.at
+            run.state = RunState.COMPENSATING if run.compensating else RunState.RUNNING
+        else:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        self.session.handed_over = True
+        self.session.let_go(RunState.READY, wake_at=self.at)
+
+    def _next(self) -> Planned | None:
+        session = self.session
+        if not self.run.compensating:
+            return at_position(session.definition, session.current.position + 1)
+        return next_undo(session)
+
+    def _suspend(self, waits: list[Wait]) -> None:
+        session = self.session
+        row = session.touch(session.row)
+        row.state, row.attempt = StepState.WAITING, self.run.attempt
+        Wait.objects.bulk_create(waits)
+        commands = [[wait.kind, wait.reference] for wait in waits]
+        session.chain.add(
+            "step_waiting", self.at, step=row.operation_id, attempt=row.attempt, commands=commands
+        )
+        self._wait_for(waits)
+
+    def _still_wait(self) -> None:
+        session = self.session
+        if session.current.fans_out:
+            session.let_go(RunState.WAITING, waiting_for=WaitingFor.BRANCHES, wake_at=None)
+            return
+        # The caller holds the run's lock. A command that ends from now on wakes it after this commit; one that ended
+        # since the waits were read is seen when they are read again.
+        self._wait_for(session.waits())
+
+    def _wait_for(self, waits: list[Wait]) -> None:
+        """Let go until something more has ended: what can end by the clock alone is due at its instant."""
+        why, wake_at = when_to_look(waits, self.at)
+        self.session.handed_over = wake_at is not None and wake_at <= self.at
+        self.session.let_go(RunState.WAITING, waiting_for=why, wake_at=wake_at)
+
+    def _fan_out(self, branches: int) -> None:
+        session = self.session
+        session.chain.add("step_branched", self.at, step=session.current.operation_id, branches=branches)
+        session.let_go(RunState.WAITING, waiting_for=WaitingFor.BRANCHES, wake_at=None)
+
+    def _try_later(self, outcome: TryLater) -> None:
+        session, error = self.session, outcome.error
+        row = session.touch(session.row)
+        row.state, row.attempt, row.error = StepState.WAITING, self.run.attempt, error.model_dump()
+        row.uncertain = row.uncertain or outcome.uncertain
+        due = self.at + timedelta(seconds=outcome.delay)
+        session.chain.add(
+            "step_retry_scheduled",
+            self.at,
+            step=row.operation_id,
+            attempt=row.attempt,
+            due=due.isoformat(),
+            **error.model_dump(),
+        )
+        session.let_go(RunState.WAITING, waiting_for=WaitingFor.RETRY, wake_at=due)
+
+    def _park(self, outcome: Parked) -> None:
+        session, run, error = self.session, self.run, outcome.error
+        stopped, step = run.operation, ""
+        if session.planned is not None:
+            step = session.current.step.name
+            if not session.current.fans_out:
+                row = self._fail_row(error)
+                row.uncertain = row.uncertain or outcome.uncertain
+        session.chain.add(
+            "dead_letter_opened", self.at, step=stopped, reason=outcome.reason, **error.model_dump()
+        )
+        described = {**error.model_dump(), "step": step}
+        if not run.compensating:  # else the failure that started the compensation stays in view
+            run.error = described
+        session.planned = None
+        run.state, run.waiting_for, run.wake_at, run.lease_until = (
+            RunState.DEAD_LETTER,
+            WaitingFor.NOTHING,
+            None,
+            None,
+        )
+        self.parked = outcome
+
+    def _finish_whole(self, output: Any) -> None:
+        session, run = self.session, self.run
+        if not run.compensating:
+            self._finish(RunState.SUCCEEDED, output=_output_of_run(session, output))
+            return
+        if run.control == Control.CANCEL or session.control == Control.CANCEL:
+            self._finish(RunState.CANCELLED)
+            return
+        undone = Step.objects.filter(run=run, state=StepState.UNDONE).exists() or any(
+            row.state == StepState.UNDONE for row in session.touched.values()
+        )
+        self._finish(RunState.COMPENSATED if undone else RunState.FAILED)
+
+    def _finish(self, state: RunState, *, output: Any = None, error: dict[str, Any] | None = None) -> None:
+        session, run = self.session, self.run
+        session.planned = None
+        session.chain.add("run_finished", self.at, state=state)
+        run.state, run.output, run.finished_at = state, output, self.at
+        run.error = error or run.error
+        run.waiting_for, run.wake_at, run.lease_until = WaitingFor.NOTHING, None, None
+
+    def _close(self, state: StepState) -> Step:
+        """End the current operation's row, and the waits that only the clock ends."""
+        session = self.session
+        if session.resuming and not session.current.fans_out:
+            pending = Wait.objects.filter(
+                run=self.run, operation_id=session.current.operation_id, attempt=self.run.attempt
+            )
+            pending.filter(state=WaitState.PENDING, kind="sleep", due_at__lte=self.at).update(
+                state=WaitState.DONE
+            )
+        row = session.touch(session.row)
+        row.state, row.attempt, row.finished_at = state, self.run.attempt, self.at
+        return row
+
+    def _fail_row(self, error: CommandError) -> Step:
+        row = self._close(StepState.FAILED)
+        row.error = error.model_dump()
+        self.session.chain.add(
+            "step_failed", self.at, step=row.operation_id, attempt=row.attempt, **error.model_dump()
+        )
+        return row
+
+
+def next_undo(session: Session) -> Planned | None:
+    """Return the undo that is to be done now, with the changes that are not written yet."""
+    rows = {row.operation_id: row for row in Step.objects.filter(run=session.run).defer("output", "error")}
+    rows |= session.touched
+    return next(pending_undos(session.definition, rows.values()), None)
+
+
+def _output_of_run(session: Session, last: Any) -> Any:
+    """Return the last step's output; of a group of parallel steps those of all, by their names."""
+    members = session.definition.members(len(session.definition.groups) - 1)
+    if len(members) == 1 and members[0].each is None:
+        return last
+    outputs = {step.name: _dumped(step, session.output_of(step.name)) for step in members}
+    return outputs[members[0].name] if len(members) == 1 else outputs
+
+
+def _dumped(step: Any, value: Any) -> Any:
+    if step.each is not None and value is not None:
+        return [None if each is None else step.output.dump_python(each, mode="json") for each in value]
+    return None if value is None else step.output.dump_python(value, mode="json")
+
+
+def obey_stop(session: Session, recording: Recording) -> None:
+    """Begin the compensation that somebody asked for: the operation at hand has ended, and no further one begins."""
+    run = session.run
+    request = run.request or {}
+    code = request.get("code") or (
+        "RUN_CANCELLED" if session.control == Control.CANCEL else "RUN_COMPENSATED"
+    )
+    message = f"{request.get('actor', 'somebody')}: {request.get('reason', '')}"
+    step = session.planned.step.name if session.planned else ""
+    if session.control == Control.COMPENSATE:
+        session.clear_control = True
+    if run.branch:
+        recording._finish(RunState.CANCELLED, error={"code": code, "message": message, "step": step})
+        return
+    recording.compensate({"code": code, "message": message, "step": step})
