@@ -81,6 +81,23 @@ def stop_unsafe_process(**_: Any) -> None:
         sys.exit(str(error))  # signals swallow ordinary exceptions
 
 
+@signals.worker_shutting_down.connect
+def take_up_nothing_more(**_: Any) -> None:
+    """Let the runs go at their next step: other workers have them at once, instead of after their leases."""
+    from workflows.engine import draining
+
+    draining.begin()
+
+
+@signals.worker_process_init.connect
+@signals.worker_init.connect
+def watch_steps(**_: Any) -> None:
+    """Let a step that outlasts its time limit and doesn't react end its process."""
+    from workflows.engine.timeouts import allow_killing
+
+    allow_killing()
+
+
 @signals.setup_logging.connect
 def keep_logging(**_: Any) -> None:
     """Leave the log set-up of settings.LOGGING alone; a receiver here is how Celery is told so."""

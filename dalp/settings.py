@@ -156,8 +156,11 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 CELERY_TASK_PUBLISH_RETRY = False
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
-CELERY_TASK_SOFT_TIME_LIMIT = 60
-CELERY_TASK_TIME_LIMIT = 90
+# No time limit for all tasks: a run's steps have their own, which may be longer than any of these would be.
+CELERY_TASK_ANNOTATIONS = {
+    name: {"soft_time_limit": 60, "time_limit": 90}
+    for name in ("workflows.sweep", "signer.drain", "signer.watch", "signer.sweep", "dalp.diagnose")
+}
 CELERY_WORKER_MAX_TASKS_PER_CHILD = 2000
 CELERY_WORKER_ETA_TASK_LIMIT = 1000
 CELERY_TIMEZONE = "UTC"

@@ -10,5 +10,8 @@ class WorkflowsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from workflows.checks import register_checks
+
         # A team's own workflows live in the `workflows` module of its own app.
         autodiscover_modules("workflows")
+        register_checks()

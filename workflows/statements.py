@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import psycopg
 from django.db import connection, models, transaction
+from psycopg.types.json import Jsonb
 
 M = TypeVar("M", bound=models.Model)
 AnyField: TypeAlias = "models.Field[Any, Any]"
@@ -115,21 +116,44 @@ def run_sql(sql: str, parameters: Sequence[Any]) -> list[Any]:
 
 
 def _prepared(model: type[models.Model], values: dict[str, Any]) -> list[Any]:
-    return [_to_database(_field(model, name), value) for name, value in values.items()]
+    adapters = _adapters(model, tuple(values), connection.vendor)
+    return [adapt(value) for adapt, value in zip(adapters, values.values(), strict=True)]
 
 
 def _values(rows: Sequence[models.Model]) -> list[Any]:
-    fields = _inserted(type(rows[0]))
-    return [_to_database(field, getattr(row, field.attname)) for row in rows for field in fields]
+    model = type(rows[0])
+    names = tuple(field.attname for field in _inserted(model))
+    adapters = list(zip(names, _adapters(model, names, connection.vendor), strict=True))
+    return [adapt(getattr(row, name)) for row in rows for name, adapt in adapters]
 
 
-def _to_database(field: AnyField, value: Any) -> Any:
-    return field.get_db_prep_save(value, connection)
+Adapter = Callable[[Any], Any]
+
+
+@lru_cache(maxsize=256)
+def _adapters(model: type[models.Model], names: tuple[str, ...], vendor: str) -> tuple[Adapter, ...]:
+    """Return, for each field, how a value of Python becomes one that the driver takes."""
+    return tuple(_adapter(_field(model, name), vendor) for name in names)
+
+
+def _adapter(field: AnyField, vendor: str) -> Adapter:
+    if vendor != "postgresql":
+        return lambda value: field.get_db_prep_save(value, connection)
+    if isinstance(field, models.JSONField):
+        return lambda value: None if value is None else Jsonb(value)
+    return _as_it_is  # psycopg knows texts, numbers, instants and UUIDs; the statement tells their types
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 @lru_cache(maxsize=512)
 def _field(model: type[models.Model], name: str) -> AnyField:
-    return model._meta.get_field(name)  # type: ignore[return-value]
+    for field in model._meta.concrete_fields:
+        if name in (field.name, field.attname):
+            return field
+    raise LookupError(f"{model._meta.label} has no column {name!r}")
 
 
 @lru_cache(maxsize=64)

@@ -229,7 +229,7 @@ class IssueAsset(Workflow[IssueAssetInput, IssuedAsset]):
         """The symbol may be issued anew; this token stays where it is, paused."""
         Asset.objects.filter(pk=record_asset).update(state=AssetState.STOPPED, updated_at=Now())
 
-    @step(retry=PATIENT)
+    @step(undo=False, retry=PATIENT)  # the token stays paused: its rules bind nobody
     def configure_compliance(
         self, input: IssueAssetInput, confirm_deployment: TokenSuite
     ) -> list[TransactionRequest]:

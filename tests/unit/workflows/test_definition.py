@@ -77,65 +77,6 @@ def test_command_in_an_annotation_stands_for_its_result(annotation: object, outp
     assert output_type(annotation) == output
 
 
-def test_unknown_parameter_is_refused_with_the_known_names() -> None:
-    with pytest.raises(
-        DefinitionError, match=r"Bad.two: no step named 'thre' before it \(known: input, operation, one\)"
-    ):
-
-        class Bad(Workflow[Number, int]):
-            class Meta:
-                name = "bad"
-
-            @step
-            def one(self) -> int: ...
-
-            @step
-            def two(self, thre: int) -> int: ...
-
-
-def test_parameter_of_another_type_than_its_producer_is_refused() -> None:
-    with pytest.raises(DefinitionError, match="parameter 'one' is str, but takes int"):
-
-        class Bad(Workflow[Number, int]):
-            class Meta:
-                name = "bad"
-
-            @step
-            def one(self) -> int: ...
-
-            @step
-            def two(self, one: str) -> int: ...
-
-
-def test_verify_without_a_verifier_is_refused() -> None:
-    with pytest.raises(DefinitionError, match=r"needs a method marked @one\.verify"):
-
-        class Bad(Workflow[Number, int]):
-            class Meta:
-                name = "bad"
-
-            @step(effect="verify")
-            def one(self) -> int: ...
-
-
-def test_two_workflows_of_one_name_are_refused() -> None:
-    class First(Workflow[Number, int]):
-        class Meta:
-            name = "same"
-
-        @step
-        def one(self) -> int: ...
-
-    with pytest.raises(DefinitionError, match="two workflows are named 'same'"):
-
-        class Second(Workflow[Number, int]):
-            class Meta:
-                name = "same"
-
-            @step
-            def one(self) -> int: ...
-
-
 def test_workflow_without_steps_is_refused() -> None:
     with pytest.raises(DefinitionError, match="at least one step"):
 
@@ -145,7 +86,15 @@ def test_workflow_without_steps_is_refused() -> None:
 
 
 def test_retry_delays_grow_to_their_cap() -> None:
-    assert [Retry(first=1, factor=2, cap=5).delay(n) for n in (1, 2, 3, 4, 1000)] == [1, 2, 4, 5, 5]
+    retry = Retry(first=1, factor=2, cap=5, jitter=0)
+    assert [retry.delay(n) for n in (1, 2, 3, 4, 1000)] == [1, 2, 4, 5, 5]
+
+
+@pytest.mark.case("E24")
+def test_what_failed_together_is_not_tried_again_together() -> None:
+    delays = {Retry(first=10, jitter=0.2).delay(1) for _ in range(100)}
+    assert len(delays) > 90
+    assert all(8 <= delay <= 12 for delay in delays)
 
 
 def test_sleep_needs_exactly_one_of_seconds_and_until() -> None:
