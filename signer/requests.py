@@ -109,3 +109,10 @@ class TransactionRequest(Command):
             correlation_id=operation.correlation_id,
         )
         return str(transaction.pk)
+
+    @classmethod
+    def withdraw(cls, reference: str) -> bool:
+        """Cancel the transaction if no worker has begun with it; otherwise the chain decides how it ends."""
+        from signer.settling import cancel_unbegun
+
+        return cancel_unbegun(reference)

@@ -33,6 +33,16 @@ def end_unsent(errors: dict[UUID, dict[str, str]], state: TransactionState = Tra
     tell_workflows(list(errors))
 
 
+def cancel_unbegun(pk: Any) -> bool:
+    """Cancel a transaction that has no nonce and that no worker has begun with; return whether it ended so.
+
+    A lane that has just read it finds it moved when it commits, and then gives out none of that batch's nonces.
+    """
+    rows = Transaction.objects.filter(pk=pk, state__in=may_become(TransactionState.CANCELLED))
+    error = {"code": "TRANSACTION_CANCELLED", "message": "whoever asked for it no longer wants it"}
+    return rows.update(state=TransactionState.CANCELLED, settled_at=Now(), sub_state="", error=error) == 1
+
+
 def tell_workflows(ids: Sequence[UUID]) -> None:
     """Wake the runs that wait for these settled transactions."""
     rows = Transaction.objects.filter(pk__in=ids, scope=WORKFLOW_SCOPE).select_related("winner").defer("data")

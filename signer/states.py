@@ -36,9 +36,10 @@ TRANSITIONS: dict[TransactionState, frozenset[TransactionState]] = {
             S.QUEUED,  # the lane looked at it and has no room, funds or node for it now
             S.PREPARING,  # the lane takes it
             S.EXPIRED,  # valid_until passed; no nonce was used
+            S.CANCELLED,  # the workflow that asked for it was cancelled
         }
     ),
-    S.QUEUED: frozenset({S.PREPARING, S.EXPIRED}),  # as from RECEIVED
+    S.QUEUED: frozenset({S.PREPARING, S.EXPIRED, S.CANCELLED}),  # as from RECEIVED
     S.PREPARING: frozenset(
         {
             S.QUEUED,  # the node did not answer, or funds are short

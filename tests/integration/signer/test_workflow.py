@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from signer import Receipt, Transaction, TransactionRequest
 from tests.integration.signer.stage import Stage
-from workflows import Operation, Workflow, step
+from workflows import Operation, Workflow, cancel_run, step
 from workflows.engine.drive import advance
 from workflows.models import Run
 
@@ -98,3 +98,30 @@ def test_death_in_the_settling_commit_neither_settles_nor_wakes(
     assert Wait.objects.get(run=run).state == "PENDING"
     manual.watch()
     assert Wait.objects.get(run=run).state == "DONE"
+
+
+def test_cancelled_run_takes_back_what_no_worker_has_begun(stage: Stage) -> None:
+    stage.deploy_counter()
+    run = start(stage, 1, 2)
+    advance(run.pk)
+    cancel_run(run.pk, actor="ops", reason="a mistake")
+    advance(run.pk)
+    run.refresh_from_db()
+    assert run.state == "CANCELLED"
+    stage.settle()
+    states = Transaction.objects.filter(scope="workflow").values_list("state", "nonce")
+    assert list(states) == [("CANCELLED", None)] * 2, "nothing was sent"
+
+
+def test_cancelled_run_waits_for_what_was_sent(stage: Stage) -> None:
+    stage.deploy_counter()
+    run = start(stage, 1)
+    advance(run.pk)
+    stage.drain()
+    cancel_run(run.pk, actor="ops", reason="a mistake")
+    advance(run.pk)
+    run.refresh_from_db()
+    assert run.state == "WAITING"
+    assert finish(stage, run).state == "CANCELLED"
+    assert Transaction.objects.get(scope="workflow").state == "COMPLETED"
+    assert run.steps.get(name="send").state == "SUCCEEDED", "what was done meanwhile is kept"
