@@ -4,14 +4,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 PY     := $(VENV)/bin/python
 SETUP  := $(VENV)/.installed node_modules/.installed
+PEERS  := .peers
 # For tools that load the settings but touch no database.
 LOCAL  := DEBUG=true DATABASE_URL=sqlite://:memory:
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types imports migrations bench cases lock clean
+.PHONY: help setup demo test check lint format types imports migrations bench bench-peers cases lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(SETUP) ## Make the virtual environment, get the contracts and the local chain
 
@@ -44,15 +45,19 @@ migrations: $(SETUP) ## Fail when a model has changed without its migration
 bench: $(SETUP) ## Measure steps and transactions per second on PostgreSQL
 	@$(PY) -m benchmarks
 
+bench-peers: $(SETUP) $(PEERS)/.installed ## Measure DALP beside DBOS and Restate, which it installs under .peers/
+	@$(PY) -m benchmarks.peers $(ARGS)
+
 cases: $(SETUP) ## List the failure cases that have a test, and those that have none
 	@$(PY) -m tests.cases
 
-lock: $(SETUP) ## Compile requirements*.txt from pyproject.toml
+lock: $(SETUP) ## Compile requirements*.txt from pyproject.toml, and that of the benchmarks' peers
 	@$(VENV)/bin/uv pip compile pyproject.toml --quiet --generate-hashes --python-version 3.11 -o requirements.txt
 	@$(VENV)/bin/uv pip compile pyproject.toml --quiet --generate-hashes --python-version 3.11 --extra dev -o requirements-dev.txt
+	@$(VENV)/bin/uv pip compile benchmarks/peers/requirements.in --quiet --generate-hashes --python-version 3.11 -o benchmarks/peers/requirements.txt
 
 clean: ## Remove everything that setup and demo made
-	@rm -rf $(VENV) node_modules .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache staticfiles
+	@rm -rf $(VENV) node_modules $(PEERS) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache staticfiles
 
 # A stamp each: the second `make demo` installs nothing.
 $(VENV)/.installed: requirements-dev.txt
@@ -71,4 +76,13 @@ node_modules/.installed: package-lock.json
 	@mkdir -p node_modules
 	@npm ci --ignore-scripts --no-audit --no-fund --fetch-retries 1 --fetch-retry-mintimeout 2000 > .npm-install.log 2>&1 || { echo "The npm packages could not be installed (is registry.npmjs.org reachable?): .npm-install.log says why."; exit 1; }
 	@rm -f .npm-install.log
+	@touch $@
+
+$(PEERS)/.installed: benchmarks/peers/requirements.txt benchmarks/peers/package-lock.json
+	@echo "Installing the peers into $(PEERS) (once, a minute) ..."
+	@mkdir -p $(PEERS)
+	@cp benchmarks/peers/package.json benchmarks/peers/package-lock.json $(PEERS)
+	@test -x $(PEERS)/venv/bin/python || $(PYTHON) -m venv $(PEERS)/venv
+	@$(PEERS)/venv/bin/python -m pip install --disable-pip-version-check --retries 2 --require-hashes -r benchmarks/peers/requirements.txt > $(PEERS)/install.log 2>&1 || { echo "The peers' Python packages could not be installed (is PyPI reachable?): $(PEERS)/install.log says why."; exit 1; }
+	@npm ci --prefix $(PEERS) --ignore-scripts --no-audit --no-fund --fetch-retries 1 > $(PEERS)/install.log 2>&1 || { echo "The Restate server could not be installed (is registry.npmjs.org reachable?): $(PEERS)/install.log says why."; exit 1; }
 	@touch $@

@@ -62,7 +62,14 @@ def describe_setting(stage: Stage) -> dict[str, Any]:
     return {"postgresql": values, "worker": {"pool": POOL, "processes": CONCURRENCY}}
 
 
-def save(contests: Sequence[Contest], machine: dict[str, Any], setting: dict[str, Any], rounds: int) -> Path:
+def save(
+    contests: Sequence[Contest],
+    machine: dict[str, Any],
+    setting: dict[str, Any],
+    rounds: int,
+    *,
+    prefix: str = "",
+) -> Path:
     now = datetime.now(UTC)
     found = {
         "date": now.isoformat(timespec="seconds"),
@@ -73,7 +80,7 @@ def save(contests: Sequence[Contest], machine: dict[str, Any], setting: dict[str
         "contests": [contest.as_json() for contest in contests],
     }
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{now:%Y-%m-%dT%H%M%SZ}.json"
+    path = RESULTS / f"{prefix}{now:%Y-%m-%dT%H%M%SZ}.json"
     path.write_text(json.dumps(found, indent=2) + "\n")
     return path
 

@@ -20,8 +20,19 @@ def tell_about_dead_letter(dead_letter: object) -> None:
         log.exception("alert mail failed")
 
 
+def tell_about_blocked_key(key: object) -> None:
+    """Raise the alarm about a virtual object that stands still because the run that holds it waits for a person."""
+    what = f"{key.key} stands still: run {key.holder_id} holds it and waits for a person"  # type: ignore[attr-defined]
+    sentry_sdk.capture_message(what, level="error")
+    try:
+        mail_admins(what, "Decide about its dead letter under /admin/.")
+    except OSError:
+        log.exception("alert mail failed")
+
+
 def connect() -> None:
-    """Ask the engine to call us about dead letters."""
-    from workflows import on_dead_letter
+    """Ask the engine to call us about dead letters, and about what they hold up."""
+    from workflows import on_blocked_key, on_dead_letter
 
     on_dead_letter(tell_about_dead_letter)
+    on_blocked_key(tell_about_blocked_key)

@@ -53,6 +53,43 @@ def check_migrations() -> Finding:
     return Finding("migrations", True, "all applied")
 
 
+# Longer than any transaction of ours: PostgreSQL ends those that idle for 20 s, and statements after 30 s.
+LONG_TRANSACTION_SECONDS = 60
+DEAD_ROWS_PER_LIVE = 1.0
+DEAD_ROWS_MIN = 20_000
+
+
+def check_vacuum() -> list[Finding]:
+    """Look for what keeps PostgreSQL from cleaning up behind the runs: their table grows, and every claim with it."""
+    if connection.vendor != "postgresql":
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT coalesce(max(extract(epoch FROM now() - xact_start)), 0), "
+            "coalesce((array_agg(pid ORDER BY xact_start))[1], 0) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        age, pid = cursor.fetchone()
+        cursor.execute(
+            "SELECT relname, n_dead_tup FROM pg_stat_user_tables WHERE n_dead_tup > %s "
+            "AND n_dead_tup > n_live_tup * %s ORDER BY n_dead_tup DESC LIMIT 3",
+            [DEAD_ROWS_MIN, DEAD_ROWS_PER_LIVE],
+        )
+        bloated = cursor.fetchall()
+    long_remedy = f"End it (SELECT pg_terminate_backend({pid})); run reports on a replica."
+    return [
+        Finding(
+            "long transactions", age < LONG_TRANSACTION_SECONDS, f"the oldest is {age:.0f} s old", long_remedy
+        ),
+        Finding(
+            "dead rows",
+            not bloated,
+            ", ".join(f"{table} has {count:,}" for table, count in bloated) or "few",
+            "See to long transactions first; then VACUUM the table, and look at autovacuum.",
+        ),
+    ]
+
+
 def check_broker() -> list[Finding]:
     """Look whether Redis answers."""
     try:
@@ -133,6 +170,7 @@ def diagnose() -> list[Finding]:
 
     checks = (
         check_database,
+        check_vacuum,
         check_broker,
         check_workers,
         check_beat,

@@ -208,7 +208,12 @@ WORKFLOWS = knobs(
     output_bytes_inline=32_768,
     output_bytes_max=5_000_000,
     stranded_seconds=120,
+    state_bytes_max=1_000_000,
+    blocked_key_seconds=900,
+    seal_seconds=60,
 )
+# Where finished runs go when they are past their retention; without it they stay.
+DALP_ARCHIVE_DIR = env.str("DALP_ARCHIVE_DIR", default="")
 SIGNER = knobs(
     "SIGNER",
     lease_seconds=30,

@@ -2,17 +2,22 @@
 
 from typing import Any
 
-from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core import checks
 
 from workflows.definition import definitions, duplicates
+from workflows.problems import Problem
 
 
-def check_definitions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+def check_definitions(app_configs: Any, **kwargs: Any) -> list[checks.CheckMessage]:
     """Return what is wrong with the workflows of this project."""
-    found: list[CheckMessage] = []
+    found: list[checks.CheckMessage] = []
+    seen: set[Problem] = set()  # the handlers of one virtual object tell the same
     for definition in definitions():
         for problem in definition.problems:
-            message = Error if problem.is_error else Warning
+            if problem in seen:
+                continue
+            seen.add(problem)
+            message = checks.Error if problem.is_error else checks.Warning
             found.append(
                 message(
                     problem.message,
@@ -23,7 +28,7 @@ def check_definitions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             )
     for name, first, second in duplicates():
         found.append(
-            Error(
+            checks.Error(
                 f"two workflows are named {name!r}: {first} and {second}",
                 hint="Give one of them another Meta.name.",
                 id="workflows.E013",
@@ -33,4 +38,4 @@ def check_definitions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 
 def register_checks() -> None:
-    register(check_definitions, Tags.compatibility)
+    checks.register(check_definitions, checks.Tags.compatibility)

@@ -1,12 +1,14 @@
 """Named places where a process may be made to die or freeze, to prove that nothing is lost there.
 
 Inert unless `DALP_FAULT` is set, as `name=exit` (die as by kill -9), `name=stop` (freeze as by SIGSTOP) or
-`name=exit@3` (the third time it is reached); several are separated by commas.
+`name=exit@3` (the third time it is reached); several are separated by commas. `workflows.testing` watches them instead,
+and has a worker die in the process of the test.
 """
 
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -34,12 +36,15 @@ class Crashpoints:
         self.names: dict[str, str] = {}
         self._armed = _parse(armed)
         self._lock = threading.Lock()
+        self.watcher: Callable[[str], None] | None = None  # is told of every point that is reached
 
     def register(self, name: str, where: str) -> None:
         """Announce a crash point, so that a sweep over all of them can be written."""
         self.names[name] = where
 
     def __call__(self, name: str) -> None:
+        if self.watcher is not None:
+            self.watcher(name)
         if not self._armed:
             return
         fault = self._armed.get(name)

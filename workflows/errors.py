@@ -6,6 +6,7 @@ WorkflowError
 ├── TransientError            RETRY      a step says: try again by its policy
 ├── FencedError               RECONCILE  another worker owns the row now; write nothing, stop
 ├── BadOutputError            PARK       a step returned what cannot be stored, or not what it declares
+├── BadStateError             PARK       the state of a virtual object cannot be read, or cannot be stored
 ├── DefinitionError           FAIL       a workflow class contradicts itself; raised at import
 ├── UnknownWorkflowError      FAIL       no such workflow is registered
 ├── InvalidInputError         FAIL       the input does not fit the workflow's model
@@ -16,6 +17,10 @@ WorkflowError
 ├── NotPermittedError         FAIL       this person may not do that
 ├── InvalidTokenError         FAIL       a completion token that we never gave away
 ├── ObjectParkedError         FAIL       the virtual object takes nothing new while its holder waits for a person
+├── ReadOnlyError             FAIL       a shared handler of a virtual object changed its state
+├── ObjectConflictError       FAIL       the virtual object is being written, or was written since
+├── RunArchivedError          FAIL       the key was used for a run that is in an archive now
+├── ArchiveError              FAIL       an archive file was altered or cut off, or does not fit this database
 └── NotReplayableError        FAIL       the dead letter is not open
 """
 
@@ -88,6 +93,14 @@ class BadOutputError(WorkflowError):
     disposition = Disposition.PARK
 
 
+class BadStateError(WorkflowError):
+    """The state of a virtual object cannot be read as its model, or not be stored. The call that met it holds the object."""
+
+    code = "OBJECT_BAD_STATE"
+    remedy = "Let the model read what is stored, or edit the state; then replay the dead letter."
+    disposition = Disposition.PARK
+
+
 class DefinitionError(WorkflowError):
     """A workflow class contradicts itself."""
 
@@ -108,9 +121,9 @@ class InvalidInputError(WorkflowError):
     code = "WORKFLOW_INPUT_INVALID"
     remedy = "Correct the fields named in `errors`."
 
-    def __init__(self, message: str, errors: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, message: str, errors: Sequence[dict[str, Any]], field: str = "input") -> None:
         super().__init__(message)
-        self.errors = list(errors)
+        self.errors, self.field = list(errors), field
 
 
 class IdempotencyConflictError(WorkflowError):
@@ -122,6 +135,24 @@ class IdempotencyConflictError(WorkflowError):
     def __init__(self, message: str, first_id: str) -> None:
         super().__init__(message)
         self.first_id = first_id
+
+
+class RunArchivedError(IdempotencyConflictError):
+    """The idempotency key was used before, for a run that has ended and was archived; nothing was started."""
+
+    code = "RUN_ARCHIVED"
+    remedy = "Do not start it again. To see that run: manage.py restore_archive."
+
+
+class ArchiveError(WorkflowError):
+    """An archive file was altered or cut off, or can't be put back here. Nothing was changed."""
+
+    code = "ARCHIVE_REFUSED"
+    remedy = "Take another copy of the file if this one was altered; the message names the line."
+
+    def __init__(self, file: str, line: int, problem: str) -> None:
+        super().__init__(f"{file}: line {line} {problem}")
+        self.file, self.line, self.problem = file, line, problem
 
 
 class StepTimeoutError(Exception):
@@ -161,6 +192,20 @@ class ObjectParkedError(WorkflowError):
 
     code = "OBJECT_PARKED"
     remedy = "Deal with the dead letter of the run that holds it."
+
+
+class ReadOnlyError(WorkflowError):
+    """A shared handler of a virtual object changed the state, which it may only read."""
+
+    code = "OBJECT_READ_ONLY"
+    remedy = "Make the handler exclusive, or let it change nothing."
+
+
+class ObjectConflictError(WorkflowError):
+    """The state of a virtual object was not edited: a call is at it, or has written it since it was looked at."""
+
+    code = "OBJECT_CONFLICT"
+    remedy = "Look at the state again; pause the key first when calls keep coming."
 
 
 class NotReplayableError(WorkflowError):

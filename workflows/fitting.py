@@ -15,14 +15,13 @@ def fits(produced: Any, declared: Any) -> bool:
         return all(fits(each, declared) for each in get_args(produced))
     if _is_union(declared):
         return any(fits(produced, each) for each in get_args(declared))
-    origin_produced, origin_declared = get_origin(produced) or produced, get_origin(declared) or declared
+    (origin_produced, ours), (origin_declared, theirs) = _parts(produced), _parts(declared)
     if not (isinstance(origin_produced, type) and isinstance(origin_declared, type)):
         return True
     if origin_produced is int and origin_declared is float:
         return True
     if not issubclass(origin_produced, origin_declared):
         return False
-    ours, theirs = get_args(produced), get_args(declared)
     if not ours or not theirs or len(ours) != len(theirs):
         return True
     return all(fits(one, other) for one, other in zip(ours, theirs, strict=True))
@@ -77,6 +76,14 @@ def name_of(annotation: Any) -> str:
 def _bare(annotation: Any) -> Any:
     annotation = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     return NoneType if annotation is None else annotation
+
+
+def _parts(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return a generic type and its arguments; a pydantic model's are not where others keep theirs."""
+    generic = getattr(annotation, "__pydantic_generic_metadata__", None)
+    if generic and generic["origin"]:
+        return generic["origin"], generic["args"]
+    return get_origin(annotation) or annotation, get_args(annotation)
 
 
 def _is_union(annotation: Any) -> bool:

@@ -20,7 +20,7 @@ from django.conf import settings
 from django.db import DatabaseError, close_old_connections, models
 from django.db.models import F, Q
 
-from workflows.clock import db_now, in_seconds
+from workflows.clock import db_now, in_seconds, since
 from workflows.errors import FencedError
 from workflows.statements import update_row
 
@@ -54,7 +54,7 @@ class Claim(Generic[L]):
 
     def now(self) -> datetime:
         """Return the database's time, carried forward from the claim by this process's monotonic clock."""
-        return self.claimed_at + timedelta(seconds=time.monotonic() - self._started)
+        return since(self.claimed_at, self._started)
 
 
 def claim(model: type[L], pk: Any, seconds: float, where: Q | None = None, **updates: Any) -> Claim[L] | None:
@@ -77,6 +77,11 @@ def claim(model: type[L], pk: Any, seconds: float, where: Q | None = None, **upd
     return Claim(row, row.epoch, seconds, cast("Any", row).claimed_at)
 
 
+def fence_is_off() -> bool:
+    """Tell whether a test has switched the fence off, to show that it would be missed."""
+    return bool(getattr(settings, "DALP_TEST_DISABLE_FENCE", False))
+
+
 def guard(held: Claim[L], **updates: Any) -> None:
     """Write `updates` and renew the lease, if the claim still stands.
 
@@ -84,7 +89,7 @@ def guard(held: Claim[L], **updates: Any) -> None:
     Raises FencedError when another worker has claimed the row: the transaction must be rolled back.
     """
     where = {held.row._meta.pk.name: held.row.pk, "epoch": held.epoch}
-    if getattr(settings, "DALP_TEST_DISABLE_FENCE", False):
+    if fence_is_off():
         del where["epoch"]
     lease_until = held.now() + timedelta(seconds=held.seconds)
     updated = update_row(type(held.row), where, {"lease_until": lease_until, **updates})

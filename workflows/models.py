@@ -7,8 +7,10 @@ under way: PostgreSQL then updates a run without touching an index.
 from django.db import models
 from django.db.models import Q
 
+from workflows.bulk import BulkItem, BulkJob
 from workflows.ids import uuid7
 from workflows.leases import Leased
+from workflows.records import Act, ArchivedLeaves, ArchivedRun, Event, Seal
 from workflows.states import (
     Control,
     DeadLetterReason,
@@ -19,6 +21,9 @@ from workflows.states import (
     WaitingFor,
     WaitState,
 )
+
+# Models of this app that have a module of their own.
+__all__ = ("Act", "ArchivedLeaves", "ArchivedRun", "BulkItem", "BulkJob", "Event", "Seal")
 
 LIVE = Q(finished_at__isnull=True)
 
@@ -145,6 +150,8 @@ class Step(models.Model):
     attempts_forgiven = models.PositiveIntegerField(default=0)  # those before the last replay don't count
     # It did not succeed, and may have happened all the same, wholly or in part: undo it, too.
     uncertain = models.BooleanField(default=False)
+    # Copied by a fork from a run that counts on it: its undo is not this run's to do.
+    borrowed = models.BooleanField(default=False)
     output = models.JSONField(null=True, blank=True)
     large = models.BooleanField(default=False)  # its output is a Payload
     error = models.JSONField(null=True, blank=True)
@@ -280,25 +287,6 @@ class Vote(models.Model):
         return f"{self.actor}: {'yes' if self.approved else 'no'}"
 
 
-class Event(models.Model):
-    """One transition of a run. Append-only, chained by hash; the database refuses UPDATE and DELETE."""
-
-    run = models.ForeignKey(Run, models.PROTECT, related_name="events", db_index=False)
-    seq = models.PositiveIntegerField()
-    kind = models.CharField(max_length=50)
-    at = models.DateTimeField()
-    data = models.JSONField()
-    previous_hash = models.CharField(max_length=64)
-    hash = models.CharField(max_length=64)
-
-    class Meta:
-        constraints = (models.UniqueConstraint(fields=["run", "seq"], name="workflows_event_seq_unique"),)
-        ordering = ("run", "seq")
-
-    def __str__(self) -> str:
-        return f"{self.seq} {self.kind}"
-
-
 class DeadLetter(models.Model):
     """A run that cannot go on without a person. Attached to the live run, not a copy of it."""
 
@@ -309,7 +297,7 @@ class DeadLetter(models.Model):
     reason = models.CharField(max_length=40, choices=DeadLetterReason)
     error = models.JSONField()
     # The same for errors that differ only in numbers and names: what people see as one trouble.
-    fingerprint = models.CharField(max_length=64, default="", db_index=True)
+    fingerprint = models.CharField(max_length=64, default="")
     state = models.CharField(max_length=20, choices=DeadLetterState, default=DeadLetterState.OPEN)
     created_at = models.DateTimeField(db_default=models.functions.Now())
     alerted_at = models.DateTimeField(null=True, blank=True)
@@ -326,6 +314,7 @@ class DeadLetter(models.Model):
         )
         indexes = (
             models.Index(fields=["state", "-created_at"], name="workflows_dead_letter_newest"),
+            models.Index(fields=["fingerprint", "-id"], name="workflows_dead_letter_alike"),
             models.Index(
                 fields=["created_at"],
                 name="workflows_dead_letter_alert",
@@ -344,7 +333,10 @@ class VirtualObjectState(models.Model):
     holder = models.ForeignKey(Run, models.PROTECT, null=True, blank=True, related_name="+")
     held_since = models.DateTimeField(null=True, blank=True)
     state = models.JSONField(null=True, blank=True)
-    version = models.PositiveBigIntegerField(default=0)
+    version = models.PositiveBigIntegerField(default=0)  # how often the state was written
+    alerted_at = models.DateTimeField(
+        null=True, blank=True
+    )  # that its holder waits for a person, and others for it
 
     def __str__(self) -> str:
         return self.key
@@ -390,22 +382,3 @@ class DefinitionRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.workflow} {self.fingerprint[:12]}"
-
-
-class Act(models.Model):
-    """What a person did to runs, queues or objects, and why. Append-only."""
-
-    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    actor = models.CharField(max_length=100)
-    action = models.CharField(max_length=40)
-    target = models.CharField(max_length=300)
-    reason = models.TextField()
-    details = models.JSONField(default=dict, blank=True)
-    at = models.DateTimeField(db_default=models.functions.Now())
-
-    class Meta:
-        indexes = (models.Index(fields=["target", "-id"], name="workflows_act_target"),)
-        ordering = ("-id",)
-
-    def __str__(self) -> str:
-        return f"{self.action} {self.target} by {self.actor}"

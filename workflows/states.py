@@ -46,8 +46,11 @@ RUN_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
     R.COMPENSATING: frozenset(
         {R.COMPENSATING, R.PAUSED, R.COMPENSATED, R.DEAD_LETTER, R.FAILED, R.CANCELLED}
     ),
-    # DEAD_LETTER -> by a person's decision: replayed, completed, skipped (READY, or WAITING behind a key), undone, ended.
-    R.DEAD_LETTER: frozenset({R.READY, R.WAITING, R.COMPENSATING, R.FAILED, R.COMPENSATED, R.CANCELLED}),
+    # DEAD_LETTER -> by a person's decision: replayed, completed, skipped (READY, or WAITING behind a key; SUCCEEDED behind
+    # the last step), undone, ended.
+    R.DEAD_LETTER: frozenset(
+        {R.READY, R.WAITING, R.COMPENSATING, R.SUCCEEDED, R.FAILED, R.COMPENSATED, R.CANCELLED}
+    ),
     R.SUCCEEDED: frozenset(),
     R.COMPENSATED: frozenset(),
     R.FAILED: frozenset(),
@@ -121,4 +124,5 @@ class DeadLetterReason(TextChoices):
     CRASH_LOOP = "crash_loop"  # workers keep dying on it
     DEFINITION_CHANGED = "definition_changed"
     BAD_OUTPUT = "bad_output"
+    BAD_STATE = "bad_state"  # of a virtual object: its model cannot read it
     COMPENSATION_FAILED = "compensation_failed"

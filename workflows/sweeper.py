@@ -9,12 +9,16 @@ import structlog
 from django.conf import settings
 from django.db.models import Q
 
-from workflows.alerts import send_alerts
+from workflows.alerts import alert_blocked_keys, send_alerts
 from workflows.clock import db_now, in_seconds
 from workflows.doorbell import send
 from workflows.engine.branches import join_forgotten
+from workflows.engine.bulk import work_off_bulk
 from workflows.engine.control import stop_overdue, wake_asked
+from workflows.engine.pauses import without_paused, yield_paused
 from workflows.engine.stranded import park_stranded
+from workflows.history.retention import archive_expired
+from workflows.history.seals import anchor_seals, seal_events
 from workflows.models import Run
 from workflows.states import CLAIMABLE, WaitingFor
 
@@ -25,22 +29,32 @@ RING_AGAIN_SECONDS = 10
 
 def sweep() -> dict[str, int]:
     """Apply every rule once; return how many rows each one touched."""
-    rules: dict[str, Callable[[], int]] = {
-        "asked": wake_asked,
-        "joined": join_forgotten,
-        "overdue": stop_overdue,
-        "stranded": park_stranded,
-        "rung": ring_due_runs,
-        "alerted": send_alerts,
-    }
     found = {}
-    for name, rule in rules.items():
+    for name, rule in rules().items():
         try:
             found[name] = rule()
         except Exception:
             log.exception("sweep_rule_failed", rule=name)
             found[name] = -1
     return found
+
+
+def rules() -> dict[str, Callable[[], int]]:
+    """Return the rules by their names, in their order."""
+    return {
+        "asked": wake_asked,
+        "joined": join_forgotten,
+        "overdue": stop_overdue,
+        "stranded": park_stranded,
+        "rung": ring_due_runs,
+        "yielding": yield_paused,
+        "alerted": send_alerts,
+        "blocked": alert_blocked_keys,
+        "sealed": seal_events,
+        "anchored": anchor_seals,
+        "decided": work_off_bulk,  # these two last, for they take their time
+        "archived": archive_expired,
+    }
 
 
 def ring_due_runs() -> int:
@@ -57,7 +71,8 @@ def ring_due_runs() -> int:
     due = Run.objects.filter(
         unclaimed | abandoned, silent, state__in=sorted(CLAIMABLE), wake_at__lte=db_now()
     )
-    return _ring(list(due.order_by("-priority", "wake_at")[:BATCH_MAX]))
+    # Nobody could claim those in a paused scope, and enough of them would fill every batch.
+    return _ring(list(without_paused(due).order_by("-priority", "wake_at")[:BATCH_MAX]))
 
 
 def _ring(runs: list[Run]) -> int:

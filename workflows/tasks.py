@@ -8,7 +8,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
 from workflows.crashpoints import crashpoint
-from workflows.doorbell import send
+from workflows.doorbell import send, send_some
 from workflows.engine import drive
 from workflows.engine.branches import next_sibling
 from workflows.engine.draining import is_draining
@@ -16,6 +16,9 @@ from workflows.models import Run
 from workflows.sweeper import sweep as sweep_runs
 
 crashpoint.register("engine.before_ack", "the link has done its work, the broker does not know it yet")
+
+# How long one link carries on with the calls of a busy virtual object, before others have their turn.
+HEIRS_SECONDS = 2
 
 # Trouble with the database is this link's own; what a step may retry is persisted with the step.
 INFRASTRUCTURE = (OperationalError, InterfaceError)
@@ -26,7 +29,7 @@ INFRASTRUCTURE = (OperationalError, InterfaceError)
 )
 def advance(self: "Task[Any, Any]", run_id: str) -> None:
     """One link of a run's chain: drive the run as far as its segment goes."""
-    session = drive.advance(run_id)
+    session = drive.advance(run_id, takes_heir=True)
     if session is None or not session.handed_over:
         self.request.chain = None  # it waits or has ended; who wakes it sends what then remains
     elif session.run.queue == session.queue or session.run.compensating or not self.request.chain:
@@ -34,6 +37,8 @@ def advance(self: "Task[Any, Any]", run_id: str) -> None:
         send(session.run)
     if session is not None and session.run.branch and session.run.lease_until is None:
         _take_up_siblings(session.run)
+    if session is not None and session.heir is not None:
+        _take_up_heirs(session.queue, session.heir)
     crashpoint("engine.before_ack")
 
 
@@ -45,6 +50,19 @@ def _take_up_siblings(branch: Run) -> None:
             send(sibling)
             return
         drive.advance(sibling.pk)
+
+
+def _take_up_heirs(queue: str, heir: Run | None) -> None:
+    """Carry on with those who get the key one after the other: a message for each would take longer than its turn."""
+    deadline = time.monotonic() + HEIRS_SECONDS
+    while heir is not None:
+        if heir.queue != queue or time.monotonic() > deadline or is_draining():
+            send_some([heir])
+            return
+        session = drive.advance(heir.pk, takes_heir=True)
+        if session is not None and session.handed_over:
+            send_some([session.run])
+        heir = None if session is None else session.heir
 
 
 @shared_task(name="workflows.sweep", expires=10)

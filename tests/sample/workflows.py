@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from tests.sample import objects  # noqa: F401 - Django imports this module of an app, and so that one
 from tests.sample.models import Effect
 from workflows import (
     Operation,

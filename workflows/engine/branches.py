@@ -6,7 +6,6 @@ about a set, asked after each branch's commit and by the sweeper, so that nothin
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -18,7 +17,7 @@ from workflows.clock import db_now, now
 from workflows.crashpoints import crashpoint
 from workflows.doorbell import ring, send_some
 from workflows.engine.session import Session
-from workflows.history import Chain
+from workflows.history import Chain, output_digest
 from workflows.ids import uuid7
 from workflows.models import Event, Run, Step
 from workflows.states import RunState, StepState, WaitingFor
@@ -62,7 +61,7 @@ def _branch(session: Session, step: StepDefinition, index: int, item: Any) -> Ru
         branch=f"{step.name}#{index}",
         parent=parent,
         input=stored,
-        input_hash=hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest(),
+        input_hash=output_digest(stored),
         scope=parent.scope,
         correlation_id=parent.correlation_id,
         position=parent.position,

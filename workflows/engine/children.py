@@ -4,6 +4,7 @@ from typing import Any
 
 from workflows.commands import Child, CommandError, CommandResult, Operation
 from workflows.definition import find_definition
+from workflows.engine.cycles import require_no_cycle
 from workflows.engine.wake import resolve_commands
 from workflows.errors import PermanentError
 from workflows.models import Run
@@ -29,18 +30,6 @@ def start_child(command: Child[Any], operation: Operation, index: int) -> str:
         parent_id=operation.holder_id or operation.run_id,
     )
     return str(run.pk)
-
-
-def require_no_cycle(waiting_id: Any, key: str) -> None:
-    """Refuse to wait for a key that this run, or one that waits for it, holds or waits for: nobody would ever go on."""
-    run_id = waiting_id
-    while run_id is not None:
-        run = Run.objects.only("object_key", "parent_id", "workflow").get(pk=run_id)
-        if key and run.object_key == key:
-            raise PermanentError(
-                "OBJECT_CYCLE", f"{key} is held by run {run.pk} ({run.workflow}), which waits for this one"
-            )
-        run_id = run.parent_id
 
 
 def tell_parent(run: Run) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connection
 
-from workflows.clock import sql_now
+from workflows.clock import learn, sql_now
 from workflows.definition import Definition, definitions, find_definition
 from workflows.engine import draining, limits, migration
 from workflows.leases import Claim
@@ -35,6 +35,7 @@ def claim_run(run_id: Any) -> Claim[Run] | None:
 
 def as_claim(run: Run) -> Claim[Run]:
     assert run.operation_at is not None
+    learn(run.operation_at)
     return Claim(run, run.epoch, settings.WORKFLOWS["lease_seconds"], run.operation_at)
 
 

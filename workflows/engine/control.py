@@ -7,77 +7,130 @@ the claim changes a run. A kill takes the claim away from the worker, which is t
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import Q
 
-from workflows.clock import db_now, now
+from workflows.clock import db_now
 from workflows.doorbell import ring
 from workflows.engine.acts import note_act
-from workflows.engine.keys import release_key
+from workflows.engine.ending import end_at_once, failure, note_half_done
+from workflows.engine.keys import take_key
+from workflows.engine.letters import lock_run, resolve_letters
 from workflows.errors import NotPossibleError, RunEndedError
 from workflows.history import Chain
 from workflows.leases import claim, release
-from workflows.models import DeadLetter, Run, Wait
-from workflows.states import TERMINAL, Control, DeadLetterState, RunState, WaitingFor, WaitState
+from workflows.models import Run
+from workflows.states import TERMINAL, Control, RunState, WaitingFor
 
 LIVE = ~Q(state__in=sorted(TERMINAL))
+STOPPING = (Control.CANCEL, Control.COMPENSATE)
 
 
 def cancel_run(run_id: Any, *, actor: str, reason: str) -> Run:
     """Have the run stop where it is and undo what it has done; it ends CANCELLED.
 
     The step at hand is finished first, and what cannot be called off is waited for. A run that already undoes goes on.
-    Raises Run.DoesNotExist, RunEndedError.
+    Raises Run.DoesNotExist, RunEndedError, NotPossibleError (it is a branch: only its parent undoes; or its undo has a
+    dead letter).
     """
-    return _ask_to_stop(run_id, Control.CANCEL, "RUN_CANCELLED", actor, reason)
+    return ask_to_stop(run_id, Control.CANCEL, "RUN_CANCELLED", actor, reason)
 
 
 def compensate_run(run_id: Any, *, actor: str, reason: str, code: str = "RUN_COMPENSATED") -> Run:
-    """Have the run stop where it is and undo what it has done; it ends COMPENSATED, or FAILED with nothing to undo."""
-    return _ask_to_stop(run_id, Control.COMPENSATE, code, actor, reason)
+    """Have the run stop where it is and undo what it has done; it ends COMPENSATED, or FAILED with nothing to undo.
+
+    Raises Run.DoesNotExist, RunEndedError, NotPossibleError (it is a branch: only its parent undoes).
+    """
+    return ask_to_stop(run_id, Control.COMPENSATE, code, actor, reason)
 
 
 def stop_run(run_id: Any, *, actor: str, reason: str) -> bool:
-    """Cancel a run for another one; return whether it has ended already."""
+    """Cancel a run, or a branch, for another one; return whether it has ended already."""
     try:
-        cancel_run(run_id, actor=actor, reason=reason)
+        ask_to_stop(run_id, Control.CANCEL, "RUN_CANCELLED", actor, reason, branch_too=True)
     except RunEndedError:
         return True
+    except NotPossibleError:  # it undoes already, and people have to help it
+        return False
     return False
 
 
-def _ask_to_stop(run_id: Any, control: Control, code: str, actor: str, reason: str) -> Run:
+def ask_to_stop(
+    run_id: Any, control: Control, code: str, actor: str, reason: str, *, branch_too: bool = False
+) -> Run:
     with transaction.atomic():
         run = _lock(run_id)
+        if run.branch and not branch_too:
+            raise NotPossibleError(
+                f"run {run.pk} is the branch {run.branch} of run {run.parent_id}: stop that"
+            )
+        if run.compensating and run.state == RunState.DEAD_LETTER:
+            raise NotPossibleError(
+                f"run {run.pk} undoes already, and {run.operation} waits for a person: decide about that"
+            )
         note_act(actor, control.value, f"run:{run.pk}", reason)
-        if run.compensating and run.state != RunState.DEAD_LETTER:
+        if run.compensating:
             return run
-        resolve_letters(run, control.value, actor, reason)
-        stopped = run.state in (RunState.PAUSED, RunState.DEAD_LETTER)
-        Run.objects.filter(pk=run.pk).update(
-            control=control,
-            asked=True,
-            request={"actor": actor, "reason": reason, "code": code},
-            state=idle_state(run) if stopped else F("state"),
-            wake_at=db_now(),
-        )
+        request = {"actor": actor, "reason": reason, "code": code}
+        Run.objects.filter(pk=run.pk).update(control=control, asked=True, request=request)
+        if run.state == RunState.DEAD_LETTER:
+            _turn_to_stop(run, control, actor, reason)
+        elif run.state == RunState.PAUSED:
+            Run.objects.filter(pk=run.pk).update(state=idle_state(run))
+        if not _needs_its_key(run):
+            Run.objects.filter(pk=run.pk).update(wake_at=db_now())
         ring(run)
     run.refresh_from_db()
     return run
 
 
+def _turn_to_stop(run: Run, control: str, actor: str, reason: str) -> None:
+    """Let a run that waits for a person, and was asked to stop, be claimed for that."""
+    resolve_letters(run, control, actor, reason)
+    note_half_done(run)
+    if not take_key(run):
+        run.waiting_for = WaitingFor.KEY
+    Run.objects.filter(pk=run.pk).update(state=idle_state(run), waiting_for=run.waiting_for)
+
+
+def _needs_its_key(run: Run) -> bool:
+    """Tell whether the run has something to undo and must wait for the key that it gave away."""
+    return run.waiting_for == WaitingFor.KEY and (run.attempt > 0 or run.position > 0)
+
+
 def obey_late(run: Run) -> None:
     """Wake a run that was asked for something just while its worker let go of it. Harmless when it wasn't."""
+    if run.state == RunState.DEAD_LETTER:
+        _stop_parked(run.pk)
+        return
     rows = Run.objects.filter(LIVE, pk=run.pk, lease_until__isnull=True, asked=True)
-    if rows.exclude(state=RunState.PAUSED).update(wake_at=db_now()):
+    if rows.exclude(state__in=[RunState.PAUSED, RunState.DEAD_LETTER]).update(wake_at=db_now()):
         ring(run)
 
 
 def wake_asked(limit: int = 500) -> int:
     """Wake the runs that were asked for something and that nobody has told. For the sweeper."""
-    asked = Run.objects.filter(asked=True, lease_until__isnull=True, wake_at__isnull=True)
-    asked = asked.exclude(state__in=[RunState.PAUSED, RunState.DEAD_LETTER])
-    ids = list(asked.values_list("pk", flat=True)[:limit])
+    asked = Run.objects.filter(asked=True, lease_until__isnull=True)
+    parked = asked.filter(state=RunState.DEAD_LETTER, control__in=STOPPING)
+    for run_id in list(parked.values_list("pk", flat=True)[:limit]):
+        _stop_parked(run_id)
+    queued = Q(waiting_for=WaitingFor.KEY) & (Q(attempt__gt=0) | Q(position__gt=0))
+    silent = asked.filter(wake_at__isnull=True).exclude(queued)
+    silent = silent.exclude(state__in=[RunState.PAUSED, RunState.DEAD_LETTER])
+    ids = list(silent.values_list("pk", flat=True)[:limit])
     return Run.objects.filter(pk__in=ids, wake_at__isnull=True).update(wake_at=db_now())
+
+
+def _stop_parked(run_id: Any) -> None:
+    """Stop a run that came to wait for a person just when somebody had asked it to stop: that was the decision."""
+    with transaction.atomic():
+        run = lock_run(run_id)
+        if run.state != RunState.DEAD_LETTER or run.control not in STOPPING or run.compensating:
+            return
+        request = run.request or {}
+        _turn_to_stop(run, run.control, request.get("actor", ""), request.get("reason", ""))
+        if not _needs_its_key(run):
+            Run.objects.filter(pk=run.pk).update(wake_at=db_now())
+        ring(run)
 
 
 def pause_run(run_id: Any, *, actor: str, reason: str) -> Run:
@@ -125,48 +178,16 @@ def resume_run(run_id: Any, *, actor: str, reason: str) -> Run:
 def kill_run(run_id: Any, *, actor: str, reason: str) -> Run:
     """End the run at once, undoing nothing; it ends CANCELLED. Its branches and children are killed with it.
 
-    What a worker is doing for it goes on to its end, unrecorded; what was sent stays sent.
+    What a worker is doing for it goes on to its end, unrecorded; what was sent stays sent. The parent of a branch that
+    is killed alone goes on as after a failure. Raises Run.DoesNotExist, RunEndedError.
     """
     with transaction.atomic():
         run = _lock(run_id)
         note_act(actor, "kill", f"run:{run.pk}", reason)
-        for child in Run.objects.filter(parent=run, finished_at__isnull=True):
-            kill_run(child.pk, actor=actor, reason=f"its parent was killed: {reason}")
-        end_at_once(run, RunState.CANCELLED, "kill", "RUN_KILLED", actor, reason)
-    run.refresh_from_db()
+        resolve_letters(run, "kill", actor, reason)
+        error = failure("RUN_KILLED", actor, reason, run)
+        end_at_once(run, RunState.CANCELLED, "run_killed", error, actor, reason)
     return run
-
-
-def end_at_once(run: Run, state: RunState, action: str, code: str, actor: str, reason: str) -> None:
-    """End a locked run as it stands. The epoch rises: a worker that holds it is fenced."""
-    from workflows.engine.children import tell_parent
-
-    at = now()
-    chain = Chain(run)
-    chain.add(f"run_{action}ed", at, actor=actor, reason=reason)
-    chain.add("run_finished", at, state=state)
-    Run.objects.filter(pk=run.pk).update(
-        epoch=F("epoch") + 1,
-        state=state,
-        error={"code": code, "message": f"{actor}: {reason}", "step": run.operation.partition("#")[0]},
-        control=Control.NONE,
-        asked=False,
-        waiting_for=WaitingFor.NOTHING,
-        wake_at=None,
-        lease_until=None,
-        finished_at=at,
-        **chain.head(),
-    )
-    chain.save()
-    Wait.objects.filter(run=run, state=WaitState.PENDING).update(state=WaitState.WITHDRAWN)
-    resolve_letters(run, action, actor, reason)
-    run.refresh_from_db()
-    release_key(run)
-    tell_parent(run)
-    if run.branch:
-        from workflows.engine.branches import join_branches
-
-        transaction.on_commit(lambda: join_branches(run.parent_id), robust=True)
 
 
 def stop_branches(parent: Run) -> None:
@@ -174,17 +195,6 @@ def stop_branches(parent: Run) -> None:
     request = parent.request or {}
     for branch in Run.objects.filter(parent=parent, finished_at__isnull=True).exclude(branch=""):
         stop_run(branch.pk, actor=request.get("actor", "engine"), reason=request.get("reason", ""))
-
-
-def resolve_letters(run: Run, resolution: str, actor: str, reason: str) -> int:
-    """Close the run's open dead letter, if it has one."""
-    return DeadLetter.objects.filter(run=run, state=DeadLetterState.OPEN).update(
-        state=DeadLetterState.RESOLVED,
-        resolution=resolution,
-        resolved_by=actor,
-        note=reason,
-        resolved_at=db_now(),
-    )
 
 
 def idle_state(run: Run) -> RunState:
@@ -211,7 +221,7 @@ def stop_overdue(limit: int = 200) -> int:
 
 
 def _lock(run_id: Any) -> Run:
-    run = Run.objects.select_for_update().get(pk=run_id)
+    run = lock_run(run_id)
     if run.state in TERMINAL:
         raise RunEndedError(f"run {run.pk} has ended {run.state}")
     return run

@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import DatabaseError, transaction
 
 from workflows.commands import AnyOf, Command, CommandError, command_of
 from workflows.crashpoints import crashpoint
@@ -15,6 +15,7 @@ from workflows.doorbell import send_some
 from workflows.engine import branches, draining, limits
 from workflows.engine.claiming import claim_run
 from workflows.engine.control import obey_late, stop_branches
+from workflows.engine.objects import Written
 from workflows.engine.outcomes import (
     CalledOff,
     Done,
@@ -32,8 +33,9 @@ from workflows.engine.outcomes import (
 )
 from workflows.engine.plan import ITEMS_MAX, find_operation
 from workflows.engine.recording import park, record
-from workflows.engine.session import Session
+from workflows.engine.session import Session, is_database_trouble
 from workflows.engine.timeouts import time_limit
+from workflows.engine.transactions import in_transaction
 from workflows.engine.wake import settle
 from workflows.errors import CommandFailedError, FencedError, PermanentError
 from workflows.leases import keep
@@ -50,10 +52,11 @@ crashpoint.register("engine.recorded", "an outcome is committed, nobody was told
 STOPPING = frozenset({Control.CANCEL, Control.COMPENSATE})
 
 
-def advance(run_id: Any) -> Session | None:
+def advance(run_id: Any, *, takes_heir: bool = False) -> Session | None:
     """Carry the run as far as it goes now. None when there was nothing to claim: asleep, held by another, unknown.
 
     Errors of the database or the process leave the run claimed; the lease expires and the next claim goes on.
+    takes_heir: the caller takes up `session.heir`, to whom the run has left its key; otherwise a worker is told.
     """
     crashpoint("engine.before_claim")
     held = claim_run(run_id)
@@ -70,6 +73,8 @@ def advance(run_id: Any) -> Session | None:
             _drive(session)
         except FencedError:
             return None
+    if session.heir is not None and not takes_heir:
+        send_some([session.heir])
     return session
 
 
@@ -133,6 +138,8 @@ def _look_at(session: Session) -> None:
 
 def _carry_out(session: Session, *, may_continue: bool) -> None:
     planned, step = session.current, session.current.step
+    if session.run.attempt > 1:
+        session.load_row()  # while the database is there: the step may outlast it
     if planned.fans_out:
         _carry_out_branches(session, may_continue=may_continue)
     elif session.resuming:
@@ -155,47 +162,28 @@ def _carry_out_transaction(session: Session, *, may_continue: bool) -> None:
     def work() -> None:
         try:
             outcome = _call(session, step)
-        except (OperationalError, InterfaceError):
+            if isinstance(outcome, Suspended):  # a virtual object's: what it has written is kept while it waits
+                session.lock()
+                outcome = Submitted(_submit(session, outcome))
+        except FencedError:
             raise
         except Exception as error:
+            if is_database_trouble(error):
+                raise
             raise _BodyError from error
         record(session, outcome, may_continue=may_continue)
 
     try:
-        _in_transaction(session, work)
-    except _BodyError as raised:
+        in_transaction(session, work)
+    except (_BodyError, DatabaseError) as raised:
         session.restore(before)
-        error = raised.__cause__
+        error = raised.__cause__ if isinstance(raised, _BodyError) else raised
         assert isinstance(error, Exception)
         record(session, _outcome_of_error(session, step, error), may_continue=may_continue)
 
 
 class _BodyError(Exception):
     """A transactional step's own exception, on its way out of the transaction that it spoils."""
-
-
-def _in_transaction(session: Session, work: Callable[[], None]) -> None:
-    """Do the work, which ends with a record, in one transaction.
-
-    What the database itself refuses (a deadlock, a lost connection) is begun again from scratch, as long as the lease
-    stands: nothing of it happened, unless it turns out that only the answer to the commit was lost.
-    """
-    before = session.snapshot()
-    while True:
-        try:
-            with transaction.atomic():
-                work()
-            return
-        except (OperationalError, InterfaceError) as error:
-            if connection.in_atomic_block:
-                raise
-            session.wait_for_database(error)
-            if session.was_committed_since(before):
-                return
-            session.restore(before)
-        except Exception:
-            session.restore(before)
-            raise
 
 
 def _suspend(session: Session, returned: Suspended, *, may_continue: bool) -> None:
@@ -206,7 +194,7 @@ def _suspend(session: Session, returned: Suspended, *, may_continue: bool) -> No
         outcome = _attempt_in_savepoint(session, lambda: Submitted(_submit(session, returned)))
         record(session, outcome, may_continue=may_continue)
 
-    _in_transaction(session, work)
+    in_transaction(session, work)
 
 
 def _submit(session: Session, returned: Suspended) -> list[Wait]:
@@ -237,7 +225,7 @@ def _resume(session: Session, *, may_continue: bool) -> None:
         session.lock()
         record(session, _attempt_in_savepoint(session, lambda: _collect(session)), may_continue=may_continue)
 
-    _in_transaction(session, work)
+    in_transaction(session, work)
 
 
 def _collect(session: Session) -> Outcome:
@@ -367,9 +355,11 @@ def _attempt_in_savepoint(session: Session, work: Callable[[], Outcome]) -> Outc
     try:
         with transaction.atomic():
             return work()
-    except (FencedError, OperationalError, InterfaceError):
-        raise  # the database's own trouble: the whole transaction is begun again
-    except Exception as error:  # noqa: BLE001 - whatever a command raises is its step's outcome
+    except FencedError:
+        raise
+    except Exception as error:
+        if is_database_trouble(error):
+            raise  # the whole transaction is begun again
         return _outcome_of_error(session, session.current.step, error)
 
 
@@ -391,6 +381,8 @@ def _call(session: Session, step: StepDefinition) -> Outcome:
             if found is not None:
                 return Done(to_json(step, found))
         value = step.body(workflow, **_arguments(session, step.parameters))
+    if isinstance(value, Written):
+        session.written, value = value, value.returned
     if isinstance(value, Command):
         return Suspended([value], Join.ALONE)
     if isinstance(value, AnyOf):

@@ -4,48 +4,116 @@ Lock order: the holder's run, then the key, then the next run. Starting takes th
 run, which nobody else can have locked.
 """
 
-from django.db.models import Value
-from django.db.models.functions import Coalesce
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
-from workflows.clock import db_now
+import structlog
+from django.db import connection
+from django.db.models import Case, F, QuerySet, Value, When
+
+from workflows.clock import db_now, sql_now
 from workflows.doorbell import ring
-from workflows.models import Run, VirtualObjectState
-from workflows.states import RunState, WaitingFor
+from workflows.errors import FencedError
+from workflows.leases import fence_is_off
+from workflows.models import Run, Step, VirtualObjectState, Wait
+from workflows.statements import run_sql, update_row
+from workflows.states import RunState, StepState, WaitingFor
+
+if TYPE_CHECKING:
+    from workflows.engine.objects import Written
+
+log = structlog.get_logger()
+FREE = {"holder": None, "held_since": None, "alerted_at": None}
 
 
 def take_key(run: Run) -> bool:
     """Give the run its key if that is free; return whether it may begin. Otherwise it queues by being a waiting run.
 
-    The one UPDATE both takes a free key and locks a held one. Without that lock the holder could look for waiting runs
-    just before this one is committed, free the key, and leave this run waiting for ever.
+    The one statement both takes a free key and locks a held one. Without that lock the holder could look for waiting
+    runs just before this one is committed, free the key, and leave this run waiting for ever.
     """
     if not run.object_key:
         return True
-    VirtualObjectState.objects.bulk_create([VirtualObjectState(key=run.object_key)], ignore_conflicts=True)
-    rows = VirtualObjectState.objects.filter(key=run.object_key)
-    mine = Value(run.pk, output_field=VirtualObjectState.holder.field.target_field)
-    rows.update(holder_id=Coalesce("holder_id", mine), held_since=Coalesce("held_since", db_now()))
-    return rows.filter(holder_id=run.pk).exists()
+    now, at = sql_now()
+    holder = VirtualObjectState._meta.get_field("holder")
+    mine = holder.get_db_prep_save(run.pk, connection)
+    found = run_sql(_take_sql(now, connection.vendor), [run.object_key, mine, *at])
+    return bool(found[0][0] == mine)
+
+
+@lru_cache(maxsize=4)
+def _take_sql(now: str, vendor: str) -> str:
+    kind = "::uuid" if vendor == "postgresql" else ""
+    return f"""
+        INSERT INTO workflows_virtualobjectstate AS object (key, holder_id, held_since, version)
+        VALUES (%s, %s{kind}, {now}, 0)
+        ON CONFLICT (key) DO UPDATE SET holder_id = COALESCE(object.holder_id, EXCLUDED.holder_id),
+            held_since = COALESCE(object.held_since, EXCLUDED.held_since)
+        RETURNING holder_id"""  # noqa: S608 - our own names
+
+
+def write_state(run: Run, written: "Written") -> None:
+    """Write what the run's handler has made of its object. Raises FencedError when it isn't the run's to write."""
+    _write(run, written, {})
 
 
 def release_key(run: Run) -> None:
-    """Hand the ending run's key to the one that has waited longest, in the transaction that ends it."""
+    """Hand the run's key to the one that has waited longest, in the transaction that ends the run."""
+    heir = pass_key_on(run)
+    if heir is not None:
+        ring(heir)
+
+
+def pass_key_on(run: Run, written: "Written | None" = None) -> Run | None:
+    """Hand the run's key on, and return the one that has it now: the caller sees to it that somebody takes it up.
+
+    written: what the run's handler has made of the object, to be written with it. Raises FencedError when that isn't
+    the run's to write.
+    """
     if not run.object_key:
-        return
-    held = VirtualObjectState.objects.filter(key=run.object_key)
-    if held.filter(holder=run).update(holder=None, held_since=None) == 0:
-        return  # it never had it
-    heir = inbox(run.object_key).first()
-    if heir is None:
-        return
-    held.update(holder=heir, held_since=db_now())
-    # A paused one keeps its place, and its pause.
-    Run.objects.filter(pk=heir.pk).update(waiting_for=WaitingFor.NOTHING, wake_at=db_now())
-    Run.objects.filter(pk=heir.pk, state=RunState.WAITING).update(state=RunState.READY)
-    ring(heir)
+        return None
+    if written is not None:
+        _write(run, written, FREE)
+    elif update_row(VirtualObjectState, {"key": run.object_key, "holder": run.pk}, FREE) == 0:
+        return None  # it never had it
+    while (heir := inbox(run.object_key).first()) is not None:
+        if _promote(heir):  # else it was stopped just now
+            since = {"holder": heir, "held_since": db_now()}
+            VirtualObjectState.objects.filter(key=run.object_key).update(**since)
+            return heir
+    return None
 
 
-def inbox(key: str):  # type: ignore[no-untyped-def]
+def _write(run: Run, written: "Written", columns: dict[str, Any]) -> None:
+    # The version says that nobody has written since the handler was given the state; the holder, that it may.
+    where = {"key": written.key, "holder": run.pk, "version": written.version}
+    if fence_is_off():
+        where = {"key": written.key}
+    values = {"state": written.state, "version": written.version + 1, **columns}
+    if update_row(VirtualObjectState, where, values) == 0:
+        log.warning("fenced", row=written.key, model="workflows.VirtualObjectState", run=str(run.pk))
+        raise FencedError(f"run {run.pk} does not hold {written.key}, or another has written it meanwhile")
+
+
+def _promote(heir: Run) -> bool:
+    """Let the run go on that has waited for its key, if it still does. A paused one keeps its place, and its pause."""
+    waiting = Run.objects.filter(pk=heir.pk, waiting_for=WaitingFor.KEY, finished_at__isnull=True)
+    heir.waiting_for = WaitingFor.COMMAND if _resumes(heir) else WaitingFor.NOTHING
+    state = Case(When(state=RunState.WAITING, then=Value(RunState.READY)), default=F("state"))
+    return bool(waiting.update(waiting_for=heir.waiting_for, wake_at=db_now(), state=state))
+
+
+def _resumes(heir: Run) -> bool:
+    """Tell whether it queued up again in the middle of an operation that has asked for what it needs already."""
+    if heir.attempt == 0:
+        return False
+    here = {"run": heir, "operation_id": heir.operation, "attempt": heir.attempt}
+    return (
+        Step.objects.filter(state=StepState.WAITING, **here).exists() and Wait.objects.filter(**here).exists()
+    )
+
+
+def inbox(key: str) -> "QuerySet[Run]":
     """Return the runs that wait for a key, the next one first."""
     waiting = Run.objects.filter(object_key=key, finished_at__isnull=True, waiting_for=WaitingFor.KEY)
     return waiting.exclude(state=RunState.DEAD_LETTER).order_by("created_at", "id")

@@ -23,9 +23,13 @@ def scopes_of(run: Run) -> list[str]:
 
 def runs_in(scope: str) -> "QuerySet[Run]":
     """Return the runs that a scope's limits are about."""
+    return Run.objects.filter(in_scope(scope), finished_at__isnull=True)
+
+
+def in_scope(scope: str) -> Q:
     kind, _, name = scope.partition(":")
     column = {"queue": "queue", "workflow": "workflow", "key": "object_key"}[kind]
-    return Run.objects.filter(finished_at__isnull=True, **{column: name})
+    return Q(**{column: name})
 
 
 def claim_within(run: Run, claim: Callable[[], Run | None]) -> Run | None:

@@ -30,14 +30,15 @@ def remember(definition: Definition) -> None:
     transaction.on_commit(lambda: _recorded.add(known))
 
 
-def _shape(fingerprint: str) -> list[dict[str, Any]]:
+def shape_of(fingerprint: str) -> list[dict[str, Any]]:
+    """Return the shape of a definition that runs were started with; empty when it was never noted."""
     record = DefinitionRecord.objects.filter(pk=fingerprint).first()
     return list(record.shape) if record else []
 
 
 def obstacle(run: Run, definition: Definition) -> str | None:
     """Return why the run cannot go on with this definition, or None when it can."""
-    old = {step["name"]: step for step in _shape(run.fingerprint)}
+    old = {step["name"]: step for step in shape_of(run.fingerprint)}
     if not old:
         return f"nothing is known of the definition {run.fingerprint[:12]} that it was started with"
     new = {step["name"]: step for step in definition.shape}

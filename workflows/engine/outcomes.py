@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 
 from workflows.commands import Command, CommandError
-from workflows.errors import BadOutputError, Disposition, WorkflowError
+from workflows.errors import BadOutputError, BadStateError, Disposition, WorkflowError
 from workflows.models import Wait
 from workflows.retry import UNKNOWN_ERROR_ATTEMPTS_MAX, Retry
 from workflows.states import DeadLetterReason, Join
@@ -131,6 +131,8 @@ def outcome_of_error(
         return Failed(described)
     if isinstance(error, BadOutputError):
         return Parked(DeadLetterReason.BAD_OUTPUT, described, uncertain)
+    if isinstance(error, BadStateError):
+        return Parked(DeadLetterReason.BAD_STATE, described)
     if uncertain and effect == "at_most_once":
         return Parked(DeadLetterReason.UNCERTAIN, described, uncertain)
     attempts = retry.attempts

@@ -21,6 +21,7 @@ class StepRow(Protocol):
     index: int
     state: str
     uncertain: bool
+    borrowed: bool
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,17 @@ def undo_of(definition: Definition, name: str, index: int) -> Planned | None:
 def pending_undos(definition: Definition, rows: Iterable[StepRow]) -> Iterator[Planned]:
     """Return the undos that are still to be done, the last step's first.
 
-    A step is undone when it has succeeded, or when nobody can tell that it hasn't.
+    A step is undone when it has succeeded, or when nobody can tell that it hasn't; not when a person skipped its undo.
     """
-    effective = [row for row in rows if row.name in definition.places and took_effect(row)]
+    rows = list(rows)
+    left_out = {(row.name, row.index) for row in rows if row.state == StepState.SKIPPED}
+    effective = [
+        row
+        for row in rows
+        if row.name in definition.places
+        and took_effect(row)
+        and (row.name + _UNDO, row.index) not in left_out
+    ]
     effective.sort(key=lambda row: (definition.places[row.name], row.index), reverse=True)
     for row in effective:
         planned = undo_of(definition, row.name, row.index)
@@ -100,6 +109,8 @@ def pending_undos(definition: Definition, rows: Iterable[StepRow]) -> Iterator[P
 
 
 def took_effect(row: StepRow) -> bool:
+    if row.borrowed:
+        return False
     return row.state in (StepState.SUCCEEDED, StepState.UNDOING) or (
         row.state == StepState.FAILED and row.uncertain
     )

@@ -7,14 +7,13 @@ runs). A crash leaves either "not done", and the next claim finds the same opera
 from datetime import timedelta
 from typing import Any
 
-from django.db import transaction
-
 from workflows import clock
 from workflows.commands import CommandError
 from workflows.crashpoints import crashpoint
 from workflows.engine.branches import join_branches
 from workflows.engine.children import tell_parent
-from workflows.engine.keys import release_key
+from workflows.engine.draining import is_draining
+from workflows.engine.keys import pass_key_on, write_state
 from workflows.engine.outcomes import (
     CalledOff,
     Done,
@@ -32,6 +31,7 @@ from workflows.engine.outcomes import (
 )
 from workflows.engine.plan import Planned, at_position, pending_undos
 from workflows.engine.session import Session
+from workflows.engine.transactions import in_transaction
 from workflows.engine.troubles import open_dead_letter
 from workflows.engine.waits import when_to_look
 from workflows.history import output_digest
@@ -101,18 +101,25 @@ class Recording:
         """Commit. More than the one statement is needed only where the run's end or trouble concerns other rows."""
         session, run = self.session, self.run
         ended = run.finished_at is not None
-        if self.parked is None and not (ended and (run.object_key or run.parent_id)):
+        concerns_others = ended and (run.object_key or run.parent_id)
+        if self.parked is None and session.written is None and not concerns_others:
             session.commit()
             return
-        with transaction.atomic():
-            session.commit()
-            if self.parked is not None:
-                open_dead_letter(session, self.parked, self.at)
-            if ended:
-                release_key(run)
-                tell_parent(run)
+        in_transaction(session, self._write_all)
         if ended and run.branch:
             join_branches(run.parent_id)
+
+    def _write_all(self) -> None:
+        session, run = self.session, self.run
+        session.commit()
+        if self.parked is not None:
+            open_dead_letter(session, self.parked, self.at)
+        if run.finished_at is not None:
+            session.heir = pass_key_on(run, session.written)
+            tell_parent(run)
+        elif session.written is not None:
+            write_state(run, session.written)
+        session.written = None
 
     def _done(self, output: Stored) -> None:
         session, planned = self.session, self.session.current
@@ -129,10 +136,18 @@ class Recording:
             step=row.operation_id,
             attempt=row.attempt,
             output=output_digest(output.value),
+            **self._written(),
         )
         if planned.undoes:
             self._set_undone(planned)
         self._go_on(output.value)
+
+    def _written(self) -> dict[str, Any]:
+        """Return what the history says of the virtual object that the step has written."""
+        written = self.session.written
+        if written is None:
+            return {}
+        return {"version": written.version + 1, "state": output_digest(written.state)}
 
     def _set_undone(self, planned: Planned) -> None:
         undone = Step.objects.get(run_id=self.run.home_id, operation_id=planned.undoes)  # type: ignore[misc]
@@ -169,7 +184,7 @@ class Recording:
     def _called_off(self) -> None:
         """The operation ends without an outcome, and the run with it."""
         row = self._close(StepState.SKIPPED)
-        row.uncertain = self.session.half_done()
+        row.uncertain = row.uncertain or self.session.half_done()
         if row.uncertain:
             row.state = StepState.FAILED
         self.session.chain.add("step_called_off", self.at, step=row.operation_id)
@@ -208,7 +223,7 @@ class Recording:
         session.turn_to(planned)
         run.waiting_for = WaitingFor.NOTHING
         run.queue = planned.step.queue
-        if self.may_continue and run.queue == session.queue:
+        if self.may_continue and run.queue == session.queue and not is_draining():
             run.attempt, run.operation_at = 1, self.at
             run.state = RunState.COMPENSATING if run.compensating else RunState.RUNNING
         else:
@@ -228,10 +243,16 @@ class Recording:
         session = self.session
         row = session.touch(session.row)
         row.state, row.attempt = StepState.WAITING, self.run.attempt
+        row.uncertain = row.uncertain or session.written is not None  # should it fail, there is something to undo
         Wait.objects.bulk_create(waits)
         commands = [[wait.kind, wait.reference] for wait in waits]
         session.chain.add(
-            "step_waiting", self.at, step=row.operation_id, attempt=row.attempt, commands=commands
+            "step_waiting",
+            self.at,
+            step=row.operation_id,
+            attempt=row.attempt,
+            commands=commands,
+            **self._written(),
         )
         self._wait_for(waits)
 
@@ -310,7 +331,8 @@ class Recording:
     def _finish(self, state: RunState, *, output: Any = None, error: dict[str, Any] | None = None) -> None:
         session, run = self.session, self.run
         session.planned = None
-        session.chain.add("run_finished", self.at, state=state)
+        digest = {} if output is None else {"output": output_digest(output)}
+        session.chain.add("run_finished", self.at, state=state, **digest)
         run.state, run.output, run.finished_at = state, output, self.at
         run.error = error or run.error
         run.waiting_for, run.wake_at, run.lease_until = WaitingFor.NOTHING, None, None

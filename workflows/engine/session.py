@@ -13,19 +13,20 @@ from functools import cached_property
 from typing import Any
 
 import structlog
-from django.conf import settings
-from django.db import InterfaceError, OperationalError, connection
+from django.db import DatabaseError, InterfaceError, InternalError, OperationalError, connection
+from django.db.models import QuerySet
 from pydantic import BaseModel
 
 from workflows.commands import Operation
 from workflows.crashpoints import crashpoint
 from workflows.definition import Definition
+from workflows.engine.objects import Written
 from workflows.engine.outcomes import Stored
 from workflows.engine.plan import Planned, find_operation, operation_id
 from workflows.errors import FencedError
 from workflows.history import Chain
-from workflows.leases import Claim
-from workflows.models import Payload, Run, Step, Wait
+from workflows.leases import Claim, fence_is_off
+from workflows.models import Event, Payload, Run, Step, Wait
 from workflows.statements import Upsert, checkpoint
 from workflows.states import RESUMING, Control, RunState, StepState, WaitingFor, WaitState
 
@@ -39,6 +40,7 @@ RUN_COLUMNS = (
     "error", "wake_at", "lease_until", "finished_at", "recoveries", "fingerprint", "version", "history_seq",
     "history_hash",
 )  # fmt: skip
+REFUSALS_MAX = 5
 STEP_KEY = ("run", "operation_id")
 STEP_COLUMNS = (
     "state", "attempt", "attempts_forgiven", "uncertain", "output", "large", "error", "started_at", "finished_at",
@@ -51,11 +53,18 @@ class _Snapshot:
 
     columns: dict[str, Any]
     head: tuple[int, str]
+    events: list[Event]  # those that were not written yet
+    touched: dict[str, Step]
+    payloads: list[Payload]
     saved_seq: int
     planned: Planned | None
     row: Step | None
     handed_over: bool
     resuming: bool
+    written: Written | None
+    heir: Run | None
+    control: str
+    clear_control: bool
 
 
 @dataclass
@@ -72,6 +81,10 @@ class Session:
     touched: dict[str, Step] = field(default_factory=dict)
     payloads: list[Payload] = field(default_factory=list)
     clear_control: bool = False
+    written: Written | None = (
+        None  # what the step has made of its virtual object, to be written with its outcome
+    )
+    heir: Run | None = None  # who has been given the key of this one, and is to be taken up
     _row: Step | None = None
     _values: dict[str, Any] = field(default_factory=dict)
     _fresh: dict[str, Stored] = field(default_factory=dict)
@@ -100,8 +113,13 @@ class Session:
             self._row = self._find_row() or self._new_row()
         return self._row
 
+    def load_row(self) -> None:
+        """Read the row of the current operation, unless it was."""
+        assert self.row is not None
+
     def _find_row(self) -> Step | None:
-        if self.run.attempt <= 1 and not self.resuming and not self.run.recoveries:
+        stopped = self.run.state == RunState.DEAD_LETTER
+        if self.run.attempt <= 1 and not self.resuming and not self.run.recoveries and not stopped:
             return None  # nothing has come of it yet
         wanted = self.current.operation_id
         return Step.objects.filter(run_id=self.run.home_id, operation_id=wanted).first()  # type: ignore[misc]
@@ -148,7 +166,7 @@ class Session:
         """The item that the current operation is about, for a step with `each`."""
         run, planned = self.run, self.current
         if not run.branch:  # an undo, which the parent carries out itself
-            run = Run.objects.only("input").get(parent=run, branch=planned.undoes)
+            run = _branch_of(run, planned.undoes)
         step = self.definition.steps[self.definition.places[planned.operation_id.split("#")[0].split(".")[0]]]
         assert step.item is not None
         return step.item.validate_python(run.input["item"])
@@ -218,7 +236,7 @@ class Session:
 
     def lock(self) -> None:
         """Keep everybody else from the run until the transaction ends. Raises FencedError."""
-        where = {"pk": self.run.pk} if _fence_is_off() else {"pk": self.run.pk, "epoch": self.claim.epoch}
+        where = {"pk": self.run.pk} if fence_is_off() else {"pk": self.run.pk, "epoch": self.claim.epoch}
         if not Run.objects.select_for_update().filter(**where).exists():
             self._lose()
 
@@ -228,22 +246,34 @@ class Session:
         return _Snapshot(
             columns,
             head,
+            self.chain.unsaved(),
+            dict(self.touched),
+            list(self.payloads),
             self._saved_seq,
             self.planned,
             copy.copy(self._row),
             self.handed_over,
             self.resuming,
+            self.written,
+            self.heir,
+            self.control,
+            self.clear_control,
         )
 
     def restore(self, before: _Snapshot) -> None:
         """Forget what happened since the snapshot: its transaction was rolled back."""
         for name, value in before.columns.items():
             setattr(self.run, name, value)
-        self.chain.forget(*before.head)
+        self.chain.forget(*before.head, before.events)
         self._saved_seq = before.saved_seq
-        self.planned, self._row = before.planned, before.row
+        # Copied, for what follows may change it and be rolled back, too.
+        self.planned, self._row = before.planned, copy.copy(before.row)
         self.handed_over, self.resuming = before.handed_over, before.resuming
-        self.touched, self.payloads = {}, []
+        self.written, self.heir = before.written, before.heir
+        self.control, self.clear_control = before.control, before.clear_control
+        self.touched, self.payloads = dict(before.touched), list(before.payloads)
+        if self._row is not None and self._row.operation_id in self.touched:
+            self.touched[self._row.operation_id] = self._row
 
     def commit(self) -> None:
         """Write everything that was changed since the last commit, if the run is still ours.
@@ -258,17 +288,17 @@ class Session:
             try:
                 found = self._write(writes)
                 break
-            except (OperationalError, InterfaceError) as error:
-                if connection.in_atomic_block:
+            except DatabaseError as error:
+                if connection.in_atomic_block or not is_database_trouble(error):
                     raise
                 self._ambiguous = True
                 self.wait_for_database(error)
         if connection.in_atomic_block:
             crashpoint("engine.in_record")
+        if not found and self._ambiguous:
+            found = list(self._committed().values_list("control", flat=True))
         if not found:
-            if not (self._ambiguous and self.was_committed()):
-                self._lose()
-            found = [Control.NONE]
+            self._lose()
         self._ambiguous = False
         self._confirmed_at = time.monotonic()
         self._saved_seq = self.chain.seq
@@ -277,14 +307,20 @@ class Session:
         self.clear_control = False
 
     def _write(self, writes: list[Upsert]) -> list[Any]:
+        found = self._write_knowing(self.control, writes)
+        # Where something else was asked for meanwhile, that stays as it is, and is still to be obeyed.
+        return found if found or not self.control else self._write_knowing(Control.NONE, writes)
+
+    def _write_knowing(self, control: str, writes: list[Upsert]) -> list[Any]:
         where = {"id": self.run.pk, "epoch": self.claim.epoch, "history_seq": self._saved_seq}
-        if _fence_is_off():
+        if fence_is_off():
             where = {"id": self.run.pk}
         values = {name: getattr(self.run, name) for name in RUN_COLUMNS}
-        if self.control:
+        if control:
+            where |= {"control": control}
             values |= {"asked": False}
-        if self.clear_control:
-            values |= {"control": Control.NONE, "request": None}
+            if self.clear_control:
+                values |= {"control": Control.NONE, "request": None}
         return checkpoint(Run, where, values, writes, "control")
 
     def _writes(self) -> list[Upsert]:
@@ -296,9 +332,12 @@ class Session:
         self.touched, self.payloads = {}, []
         return writes
 
-    def wait_for_database(self, error: Exception) -> None:
-        """Wait a moment for a database that is away; raises the error when the lease has run out over it."""
-        if time.monotonic() - self._confirmed_at > self.claim.seconds:
+    def wait_for_database(self, error: Exception, tries: int = 0) -> None:
+        """Wait a moment for a database that is away; raises the error when the lease has run out over it.
+
+        tries: how often one that is there has refused the same thing (a deadlock, a lock that isn't free) already.
+        """
+        if time.monotonic() - self._confirmed_at > self.claim.seconds or tries >= REFUSALS_MAX:
             raise error
         log.warning("record_retried", run=str(self.run.pk), error=type(error).__name__)
         connection.close()
@@ -306,13 +345,14 @@ class Session:
 
     def was_committed_since(self, before: _Snapshot) -> bool:
         """Tell whether the transaction begun at the snapshot was committed, though its answer was lost."""
-        return self.chain.hash != before.head[1] and self.was_committed()
+        return self.chain.seq != before.saved_seq and self.was_committed()
 
     def was_committed(self) -> bool:
         """Tell whether a commit whose answer was lost had succeeded: the run then shows the last event we made."""
-        return Run.objects.filter(
-            pk=self.run.pk, epoch=self.claim.epoch, history_hash=self.chain.hash
-        ).exists()
+        return self._committed().exists()
+
+    def _committed(self) -> "QuerySet[Run]":
+        return Run.objects.filter(pk=self.run.pk, epoch=self.claim.epoch, history_hash=self.chain.hash)
 
     def _lose(self) -> None:
         self.claim.lost = True
@@ -320,5 +360,25 @@ class Session:
         raise FencedError(f"run {self.run.pk} was taken over by another worker")
 
 
-def _fence_is_off() -> bool:
-    return bool(getattr(settings, "DALP_TEST_DISABLE_FENCE", False))
+def _branch_of(run: Run, operation: str) -> Run:
+    """Return the branch that carried the operation out: of this run, or of the one that it was forked from."""
+    found = Run.objects.filter(parent=run, branch=operation).first()
+    if found is None:
+        assert run.forked_from is not None, f"{operation} of run {run.pk} has a branch"
+        return _branch_of(run.forked_from, operation)
+    return found
+
+
+def is_database_trouble(error: Exception) -> bool:
+    """Tell whether the database, not the statement, is at fault: trying again may help.
+
+    A session that the server ended reports an internal error, as does the misuse of a failed transaction.
+    """
+    if isinstance(error, OperationalError | InterfaceError):
+        return True
+    return isinstance(error, InternalError) and is_disconnected()
+
+
+def is_disconnected() -> bool:
+    raw: Any = connection.connection
+    return raw is None or bool(getattr(raw, "closed", False))

@@ -1,7 +1,5 @@
 """Starting a run: validated, idempotent, inside the caller's transaction."""
 
-import hashlib
-import json
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -22,7 +20,7 @@ from workflows.errors import (
     ObjectParkedError,
     UnknownWorkflowError,
 )
-from workflows.history import Chain
+from workflows.history import Chain, output_digest
 from workflows.ids import uuid7
 from workflows.models import Run, VirtualObjectState
 from workflows.statements import insert_rows
@@ -62,13 +60,16 @@ def start_workflow(
 
 def parse_input(definition: Definition, data: Any) -> BaseModel:
     """Return the input as the workflow's model. Raises InvalidInputError with the fields named."""
+    return read_input(definition.input_model, data, f"the input of {definition.name}")
+
+
+def read_input(model: type[BaseModel], data: Any, what: str) -> BaseModel:
+    """Return the data as the model. Raises InvalidInputError with the fields named."""
     try:
-        return definition.input_model.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False, include_input=False)
-        raise InvalidInputError(
-            f"the input of {definition.name} is not valid", [dict(e) for e in errors]
-        ) from None
+        raise InvalidInputError(f"{what} is not valid", [dict(e) for e in errors]) from None
 
 
 def start_run(
@@ -85,7 +86,7 @@ def start_run(
     """Start a run of a definition; `columns` are further ones of its row, for the engine itself."""
     definition.require_sound()
     stored = data.model_dump(mode="json")
-    digest = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
+    digest = output_digest(stored)
     with transaction.atomic():
         if idempotency_key is not None:
             first = _first_run(definition, scope, idempotency_key, digest)
@@ -108,7 +109,7 @@ def start_run(
             run.deadline_at = run.created_at + timedelta(seconds=deadline or definition.deadline or 0)
         try:
             with transaction.atomic(savepoint=idempotency_key is not None):
-                _insert(run, definition)
+                insert_run(run, definition)
         except IntegrityError:
             # Another start with this key committed between the look and the insert: its run is the answer.
             if idempotency_key is None or not (
@@ -138,7 +139,11 @@ def new_run(definition: Definition, **columns: Any) -> Run:
     )
 
 
-def _insert(run: Run, definition: Definition) -> None:
+def insert_run(run: Run, definition: Definition, **forked: Any) -> None:
+    """Insert a new run with the beginning of its history; it takes its key, or queues for it.
+
+    forked: what the history says of the run that it was forked from.
+    """
     if run.object_key and definition.on_dead_letter == "park":
         _refuse_parked(run.object_key)
     if not take_key(run):
@@ -152,6 +157,8 @@ def _insert(run: Run, definition: Definition) -> None:
         input=run.input_hash,
         key=run.object_key,
     )
+    if forked:
+        chain.add("run_forked", run.created_at, **forked)
     run.history_seq, run.history_hash = chain.seq, chain.hash
     insert_rows([run])
     chain.save()
@@ -167,8 +174,13 @@ def _refuse_parked(key: str) -> None:
 
 def _first_run(definition: Definition, scope: str, key: str, digest: str) -> Run | None:
     first = Run.objects.filter(workflow=definition.name, scope=scope, idempotency_key=key).first()
-    if first and first.input_hash != digest:
+    if first and digest not in (first.input_hash, _hash_at_start(first)):
         raise IdempotencyConflictError(
             f"idempotency key {key!r} was used for run {first.pk} with another input", str(first.pk)
         )
     return first
+
+
+def _hash_at_start(run: Run) -> Any:
+    """Return the digest of the input that the run was started with; a person may have edited it since."""
+    return run.events.filter(seq=1).values_list("data__input", flat=True).first()

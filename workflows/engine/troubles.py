@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from workflows.definition import find_definition
-from workflows.engine.keys import release_key
+from workflows.engine.keys import pass_key_on
 from workflows.engine.outcomes import Parked
 from workflows.engine.session import Session
 from workflows.models import DeadLetter
@@ -30,7 +30,7 @@ def open_dead_letter(session: Session, outcome: Parked, at: datetime) -> None:
     )
     definition = find_definition(run.workflow)
     if definition is not None and definition.on_dead_letter == "release":
-        release_key(run)
+        session.heir = pass_key_on(run)
 
 
 def fingerprint_of(workflow: str, step: str, reason: str, error: dict[str, Any]) -> str:

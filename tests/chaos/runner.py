@@ -1,0 +1,119 @@
+"""Starting programs, answering them, having faults strike meanwhile; then waiting until everything has come to rest."""
+
+import random
+import time
+from typing import Any
+
+from tests.chaos.driving import start, unfinished
+from tests.chaos.faults import Faults
+from tests.chaos.programs import Generator, Program
+from tests.chaos.signals import answer_early, answer_waits
+from tests.chaos.stage import Stage, patiently
+from workflows import NotPossibleError, RunEndedError, cancel_run, pause_run, resume_run
+from workflows.models import Event, Run
+from workflows.states import RunState
+
+IN_FLIGHT = 80  # programs at once, for each worker
+REST_SECONDS = 90  # without any progress, after the last fault, and it is stuck
+
+
+class Runner:
+    """One chaos run. `programs` are those that were started, `stopped` the paths of those that were cancelled."""
+
+    def __init__(self, stage: Stage, seed: int, every: float) -> None:
+        self.stage = stage
+        self.random = random.Random(seed + 1)
+        self.generator = Generator(seed, str(stage.directory / "outside"))
+        (stage.directory / "outside").mkdir()
+        self.faults = Faults(stage, seed + 2, every)
+        self.programs: list[Program] = []
+        self.stopped: set[str] = set()
+        self.paused: list[Any] = []
+        self.seconds = self.rest_seconds = 0.0
+
+    def run(self, runs: int, seconds: float | None) -> None:
+        """Start so many programs, none after so many seconds, and wait until all are over or stand still."""
+        for _ in range(self.stage.wanted):
+            self.stage.start_worker(self.faults._arm())
+        self.stage.start_beat()
+        began = time.monotonic()
+        while len(self.programs) < runs and not (seconds and time.monotonic() - began > seconds):
+            self.faults.tick()
+            patiently(lambda: self._feed(runs))
+            patiently(answer_waits)
+            patiently(self._interfere)
+            time.sleep(0.05)
+        self.seconds = time.monotonic() - began
+        self._rest()
+        self.rest_seconds = time.monotonic() - began - self.seconds
+
+    def _feed(self, runs: int) -> None:
+        live = Run.objects.filter(parent__isnull=True, finished_at__isnull=True)
+        room = IN_FLIGHT * self.stage.wanted - live.exclude(state=RunState.DEAD_LETTER).count()
+        for _ in range(min(room, 20, runs - len(self.programs))):
+            self._start(self.generator.next())
+
+    def _start(self, program: Program) -> None:
+        # Noted first: if the answer is lost, the same key makes the second try the same run.
+        self.programs.append(program)
+        priority = self.random.choice((None, None, 3, 9))
+        run = patiently(lambda: start(program, priority=priority))
+        if self.random.random() < 0.3:
+            patiently(lambda: answer_early(run, program))
+
+    def _interfere(self) -> None:
+        """Be a person who cancels, pauses and resumes runs."""
+        for pk in self.paused:
+            _quietly(resume_run, pk)
+        self.paused = []
+        if not self.programs or self.random.random() > 0.15:
+            return
+        program = self.random.choice(self.programs[-50:])
+        run = Run.objects.get(workflow=f"chaos.{program.workflow}", idempotency_key=program.path, scope="")
+        if self.random.random() < 0.5:
+            _quietly(pause_run, run.pk)
+            self.paused.append(run.pk)
+        elif program.workflow != "once":
+            self.stopped.add(program.path)
+            _quietly(cancel_run, run.pk)
+
+    def _rest(self) -> None:
+        """Wait until nothing is under way, or nothing has moved for long."""
+        self.faults.heal()
+        seen, moved_at = -1, time.monotonic()
+        while time.monotonic() - moved_at < REST_SECONDS:
+            self.faults.mend()
+            patiently(answer_waits)
+            for pk in self.paused:
+                patiently(lambda pk=pk: _quietly(resume_run, pk))  # type: ignore[misc]
+            if not patiently(unfinished):
+                return
+            events = patiently(Event.objects.count)
+            if events != seen:
+                seen, moved_at = events, time.monotonic()
+            time.sleep(0.2)
+
+    def counts(self) -> dict[str, Any]:
+        """Return the figures of the run."""
+        events = Event.objects.values_list("kind", flat=True)
+        return {
+            "programs": len(self.programs),
+            "of them cancelled": len(self.stopped),
+            "runs, with children and branches": Run.objects.count(),
+            "events": events.count(),
+            "seconds": self.seconds,
+            "seconds until all was at rest": self.rest_seconds,
+            "fenced": self.stage.count_in_logs('"event": "fenced"'),
+            "recovered": events.filter(kind="run_recovered").count(),
+            "redelivered": self.stage.count_in_logs('"event": "redelivered"'),
+            "stopped by a constraint": self.stage.count_in_logs("IntegrityError"),
+            "unexpected errors": self.stage.count_in_logs("Traceback"),
+        }
+
+
+def _quietly(act: Any, pk: Any) -> None:
+    """Do it unless it comes too late."""
+    try:
+        act(pk, actor="chaos", reason="chance")
+    except (RunEndedError, NotPossibleError):
+        pass

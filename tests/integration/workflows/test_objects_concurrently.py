@@ -1,0 +1,70 @@
+"""Virtual objects called from several threads at once, really committing."""
+
+import threading
+
+import pytest
+
+from tests.sample.objects import Append, Holds, PairInput
+from tests.threads import at_once
+from workflows import send_signal
+from workflows.engine import cycles
+from workflows.engine.drive import advance
+from workflows.models import Run, VirtualObjectState
+from workflows.states import RunState
+
+pytestmark = pytest.mark.sqlite_too
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_rung(fresh_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workflows.doorbell.send", lambda run: None)
+
+
+@pytest.mark.case("E44")
+def test_two_runs_that_ask_for_each_others_objects_at_the_same_moment_do_not_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both look whether somebody waits for them before either has said that it waits, as far as they are let."""
+    runs = [Holds.start(PairInput(holder=one, wants=other)) for one, other in ("ab", "ba")]
+    for run in runs:
+        advance(run.pk)
+        send_signal(run.pk, "go", "")
+    both_have_looked = threading.Barrier(2)
+    find_blocked = cycles._find_blocked
+
+    def look_together(key: str, waiting: set[object]) -> object:
+        found = find_blocked(key, waiting)
+        try:
+            both_have_looked.wait(1)
+        except threading.BrokenBarrierError:
+            pass  # the other one is kept from looking until this one is committed, as it should be
+        return found
+
+    monkeypatch.setattr(cycles, "_find_blocked", look_together)
+    at_once(2, lambda number: advance(runs[number].pk))
+    for _ in range(5):
+        for run in Run.objects.filter(finished_at__isnull=True).order_by("id"):
+            advance(run.pk)
+    states = sorted(Run.objects.filter(parent=None).values_list("state", flat=True))
+    assert states == [RunState.FAILED, RunState.SUCCEEDED]
+    assert not VirtualObjectState.objects.filter(holder__isnull=False).exists()
+
+
+def test_calls_from_many_threads_are_all_carried_out_once() -> None:
+    """Threads that start calls and carry them out, all at the same few objects, in each other's way all the time."""
+
+    def work(number: int) -> None:
+        for each in range(10):
+            run = Append(str(each % 2)).append(f"{number}-{each}").start()
+            advance(run.pk)
+
+    at_once(6, work)
+    while left := list(Run.objects.filter(finished_at__isnull=True).order_by("id")):
+        assert Run.objects.filter(finished_at__isnull=True, waiting_for="").exists(), "nobody can go on"
+        for run in left:
+            advance(run.pk)
+    lists = [Append(key).read() for key in "01"]
+    assert sorted(value for values, _ in lists for value in values) == sorted(
+        f"{number}-{each}" for number in range(6) for each in range(10)
+    )
+    assert [version for _, version in lists] == [len(values) for values, _ in lists]

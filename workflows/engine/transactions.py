@@ -1,0 +1,30 @@
+"""A transaction that ends with a record, begun again where the database itself refuses it."""
+
+from collections.abc import Callable
+
+from django.db import connection, transaction
+
+from workflows.engine.session import Session, is_database_trouble, is_disconnected
+
+
+def in_transaction(session: Session, work: Callable[[], None]) -> None:
+    """Do the work, which commits the session, in one transaction.
+
+    What the database itself refuses (a deadlock, a lost connection) is begun again from scratch, as long as the lease
+    stands: nothing of it happened, unless it turns out that only the answer to the commit was lost.
+    """
+    before, refusals = session.snapshot(), 0
+    while True:
+        try:
+            with transaction.atomic():
+                work()
+            return
+        except Exception as error:
+            if connection.in_atomic_block or not is_database_trouble(error):
+                session.restore(before)
+                raise
+            refusals += not is_disconnected()
+            session.wait_for_database(error, refusals)
+            if session.was_committed_since(before):
+                return
+            session.restore(before)
