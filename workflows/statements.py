@@ -32,6 +32,18 @@ def insert_rows(
     run_sql(_insert_sql(model, len(rows), unique, update, connection.vendor), _values(rows))
 
 
+def insert_unless_present(row: models.Model, others: Sequence[models.Model]) -> bool:
+    """Insert a row and others with it, all or nothing; return False when a unique constraint has its place taken."""
+    if connection.vendor == "postgresql":
+        sql = _insert_with_sql(type(row), type(others[0]), len(others))
+        return bool(run_sql(sql, [*_values([row]), *_values(others)]))
+    with transaction.atomic():
+        found = run_sql(_insert_first_sql(type(row), connection.vendor), _values([row]))
+        if found:
+            insert_rows(others)
+    return bool(found)
+
+
 class Upsert:
     """Rows of one model to insert, or to update where one with the same `unique` fields exists."""
 
@@ -215,6 +227,20 @@ def _checkpoint_sql(
         insert = f"{_into(written)} SELECT given.* FROM mine CROSS JOIN {rows}{_on_conflict(written, unique, update)}"  # noqa: S608
         parts.append(f"write_{number} AS ({insert})")
     return f"WITH {', '.join(parts)} SELECT * FROM mine"  # noqa: S608 - our own names
+
+
+@lru_cache(maxsize=16)
+def _insert_first_sql(model: type[models.Model], vendor: str) -> str:
+    return f"{_into(model)} VALUES {_rows(model, 1, vendor)} ON CONFLICT DO NOTHING RETURNING 1"
+
+
+@lru_cache(maxsize=16)
+def _insert_with_sql(model: type[models.Model], written: type[models.Model], count: int) -> str:
+    rows = f"(VALUES {_rows(written, count, 'postgresql')}) AS given"
+    return (
+        f"WITH mine AS ({_insert_first_sql(model, 'postgresql')}), "  # noqa: S608 - our own names
+        f"others AS ({_into(written)} SELECT given.* FROM mine CROSS JOIN {rows}) SELECT 1 FROM mine"
+    )
 
 
 def _into(model: type[models.Model]) -> str:

@@ -126,3 +126,4 @@ class DeadLetterReason(TextChoices):
     BAD_OUTPUT = "bad_output"
     BAD_STATE = "bad_state"  # of a virtual object: its model cannot read it
     COMPENSATION_FAILED = "compensation_failed"
+    RUN_MISSING = "run_missing"  # a child or branch that it waits for is not in the database any more

@@ -14,6 +14,7 @@ from workflows.clock import db_now, in_seconds
 from workflows.doorbell import send
 from workflows.engine.branches import join_forgotten
 from workflows.engine.bulk import work_off_bulk
+from workflows.engine.children import wake_for_lost
 from workflows.engine.control import stop_overdue, wake_asked
 from workflows.engine.pauses import without_paused, yield_paused
 from workflows.engine.stranded import park_stranded
@@ -45,6 +46,7 @@ def rules() -> dict[str, Callable[[], int]]:
         "asked": wake_asked,
         "joined": join_forgotten,
         "overdue": stop_overdue,
+        "lost": wake_for_lost,
         "stranded": park_stranded,
         "rung": ring_due_runs,
         "yielding": yield_paused,

@@ -4,12 +4,12 @@ For a child that is to die at a crash point, and for whoever finishes what it ha
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from tests.chaos.programs import Program
 from tests.chaos.signals import answer_waits
@@ -36,28 +36,37 @@ def start(program: Program, **options: Any) -> Run:
     return run
 
 
-def unfinished() -> list[Run]:
+def unfinished(**family: Any) -> "QuerySet[Run]":
     """Return the runs that are neither over nor with a person."""
-    return list(Run.objects.filter(finished_at__isnull=True).exclude(state=RunState.DEAD_LETTER))
+    return Run.objects.filter(finished_at__isnull=True, **family).exclude(state=RunState.DEAD_LETTER)
 
 
-def drive(enough: Callable[[], bool], seconds: float) -> None:
-    """Carry out whatever may be carried out until that is enough, sweeping and answering as it goes."""
-    deadline = time.monotonic() + seconds
+def drive(patience: float, **family: Any) -> None:
+    """Carry out whatever may be carried out until nothing is left, sweeping and answering as it goes.
+
+    patience: how many seconds may pass without anything to do. family: of which runs, by columns of theirs.
+    """
+    moved_at = time.monotonic()
     with without_broker():
-        while not enough():
-            if time.monotonic() > deadline:
-                left = "\n".join(f"{run} {run.pk} {run.state} {run.waiting_for} {run.operation}" for run in unfinished())
-                raise AssertionError(f"not over after {seconds:g} s:\n{left}")
-            answer_waits()
-            sweep()
-            if not _drive_due():
-                time.sleep(0.02)
+        while unfinished(**family).exists():
+            if time.monotonic() > moved_at + patience:
+                left = "\n".join(map(_described, unfinished(**family)))
+                raise AssertionError(f"nothing to do for {patience:g} s, and not over:\n{left}")
+            if _drive_due(family):
+                moved_at = time.monotonic()
+            else:
+                answer_waits(**{f"run__{name}": value for name, value in family.items()})
+                sweep()
+                time.sleep(0.01)
 
 
-def _drive_due() -> int:
+def _described(run: Run) -> str:
+    return f"{run} {run.pk} {run.state} {run.waiting_for} {run.operation} {run.wake_at} {run.lease_until}"
+
+
+def _drive_due(family: dict[str, Any]) -> int:
     free = Q(lease_until__isnull=True) | Q(lease_until__lt=db_now())
-    due = Run.objects.filter(free, wake_at__lte=db_now(), state__in=sorted(CLAIMABLE))
+    due = Run.objects.filter(free, wake_at__lte=db_now(), state__in=sorted(CLAIMABLE), **family)
     found = list(due.order_by("wake_at").values_list("pk", flat=True)[:200])
     for pk in found:
         advance.apply(args=[str(pk)], throw=True)

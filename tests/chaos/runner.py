@@ -86,7 +86,7 @@ class Runner:
             patiently(answer_waits)
             for pk in self.paused:
                 patiently(lambda pk=pk: _quietly(resume_run, pk))  # type: ignore[misc]
-            if not patiently(unfinished):
+            if not patiently(lambda: unfinished().exists()):
                 return
             events = patiently(Event.objects.count)
             if events != seen:

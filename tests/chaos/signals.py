@@ -1,6 +1,6 @@
 """Answering what programs wait for: each wait for a signal gets one, some of them twice, some before they wait."""
 
-from django.db.models import QuerySet
+from typing import Any
 
 from tests.chaos.programs import Program
 from workflows import RunEndedError, send_signal
@@ -8,13 +8,10 @@ from workflows.models import Run, Signal, Wait
 from workflows.states import WaitState
 
 
-def pending_waits() -> "QuerySet[Wait]":
-    return Wait.objects.filter(kind="signal", state=WaitState.PENDING).order_by("id")
-
-
-def answer_waits(limit: int = 200) -> int:
+def answer_waits(limit: int = 200, **family: Any) -> int:
     """Send a signal to each step that waits for one, unless it was sent already; return how many were sent."""
-    return sum(_answer(wait) for wait in pending_waits()[:limit])
+    pending = Wait.objects.filter(kind="signal", state=WaitState.PENDING, **family).order_by("id")
+    return sum(_answer(wait) for wait in pending[:limit])
 
 
 def _answer(wait: Wait) -> int:

@@ -133,14 +133,23 @@ def _wake(parents: Any, limit: int = 1) -> int:
     return woken
 
 
-def outcomes(session: Session) -> tuple[str, Step | None]:
-    """Return a digest of how all branches of the current group ended, and the first step that failed."""
+def outcomes(session: Session) -> tuple[str, Step | None, int]:
+    """Return a digest of how all branches of the current group ended, the first step that failed, and how many are gone."""
     members = {step.name for step in session.definition.members(session.current.position)}
-    digest = hashlib.sha256()
+    digest, present = hashlib.sha256(), 0
     for branch, state, head in _ended(session.run, members):
+        present += 1
         digest.update(f"{branch} {state} {head}\n".encode())
     rows = Step.objects.filter(run=session.run, name__in=members, state=StepState.FAILED)
-    return digest.hexdigest(), rows.order_by("seq").first()
+    return digest.hexdigest(), rows.order_by("seq").first(), max(_made(session) - present, 0)
+
+
+def _made(session: Session) -> int:
+    """Return how many branches the current group has, by the run's history."""
+    made = Event.objects.filter(
+        run=session.run, kind="step_branched", data__step=session.current.operation_id
+    )
+    return made.order_by("-seq").values_list("data__branches", flat=True).first() or 0
 
 
 def _ended(parent: Run, members: set[str]) -> Iterator[tuple[str, str, str]]:

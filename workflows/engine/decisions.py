@@ -11,6 +11,7 @@ from django.db import transaction
 from pydantic import ValidationError
 
 from workflows.doorbell import ring
+from workflows.engine.acts import note_act
 from workflows.engine.branches import join_branches
 from workflows.engine.control import ask_to_stop
 from workflows.engine.ending import call_off, end_at_once, failure
@@ -28,6 +29,12 @@ from workflows.states import Control, RunState, StepState, WaitingFor
 from workflows.steps import StepDefinition
 
 
+def _take(dead_letter_id: Any, resolution: str, actor: str, reason: str) -> Claim[Run]:
+    held = take_letter(dead_letter_id, resolution, actor, reason)
+    note_act(actor, resolution, f"run:{held.row.pk}", reason, dead_letter=str(dead_letter_id))
+    return held
+
+
 def complete_dead_letter(dead_letter_id: Any, *, value: Any = None, actor: str, reason: str) -> DeadLetter:
     """Take the stopped operation as done with this output, and let the run go on behind it.
 
@@ -36,7 +43,7 @@ def complete_dead_letter(dead_letter_id: Any, *, value: Any = None, actor: str, 
     NotPossibleError (a list of items at once, or something of it is still under way).
     """
     with transaction.atomic():
-        decision = Decision(take_letter(dead_letter_id, "complete", actor, reason))
+        decision = Decision(_take(dead_letter_id, "complete", actor, reason))
         decision.require_nothing_under_way()
         output = decision.read_output(value)
         decision.settle("dead_letter_completed", actor, reason)
@@ -52,7 +59,7 @@ def skip_dead_letter(dead_letter_id: Any, *, actor: str, reason: str) -> DeadLet
     with already), NotPossibleError (a later step can't do without the output, or something of it is still under way).
     """
     with transaction.atomic():
-        decision = Decision(take_letter(dead_letter_id, "skip", actor, reason))
+        decision = Decision(_take(dead_letter_id, "skip", actor, reason))
         decision.require_nothing_under_way()
         decision.require_dispensable()
         decision.settle("dead_letter_skipped", actor, reason)
@@ -69,7 +76,7 @@ def compensate_dead_letter(dead_letter_id: Any, *, actor: str, reason: str) -> D
     something of it is still under way).
     """
     with transaction.atomic():
-        held = take_letter(dead_letter_id, "compensate", actor, reason)
+        held = _take(dead_letter_id, "compensate", actor, reason)
         if held.row.branch:
             _give_branch_up(held.row, actor, reason)
         else:
@@ -93,7 +100,7 @@ def discard_dead_letter(dead_letter_id: Any, *, actor: str, reason: str) -> Dead
     Raises DeadLetter.DoesNotExist, NotReplayableError (dealt with already).
     """
     with transaction.atomic():
-        run = take_letter(dead_letter_id, "discard", actor, reason).row
+        run = _take(dead_letter_id, "discard", actor, reason).row
         end_at_once(run, RunState.FAILED, "run_discarded", _trouble(run), actor, reason)
     return DeadLetter.objects.get(pk=dead_letter_id)
 
@@ -101,7 +108,7 @@ def discard_dead_letter(dead_letter_id: Any, *, actor: str, reason: str) -> Dead
 def kill_dead_letter(dead_letter_id: Any, *, actor: str, reason: str) -> DeadLetter:
     """End the run CANCELLED, undoing nothing: `kill_run` for one of several who decide about a dead letter at once."""
     with transaction.atomic():
-        run = take_letter(dead_letter_id, "kill", actor, reason).row
+        run = _take(dead_letter_id, "kill", actor, reason).row
         error = failure("RUN_KILLED", actor, reason, run)
         end_at_once(run, RunState.CANCELLED, "run_killed", error, actor, reason)
     return DeadLetter.objects.get(pk=dead_letter_id)
@@ -162,7 +169,8 @@ class Decision(Recording):
     def require_dispensable(self) -> None:
         """Refuse to leave out what a later step needs."""
         for step in self._left_out():
-            who = needs_output(self.session.definition, step)
+            item = step.each is not None and not self.session.current.fans_out
+            who = needs_output(self.session.definition, step, item=item)
             if who is not None:
                 raise NotPossibleError(
                     f"{step.name} can't be skipped: {who}; complete it with a value instead"

@@ -13,6 +13,7 @@ from workflows.crashpoints import crashpoint
 from workflows.definition import find_definition
 from workflows.doorbell import send_some
 from workflows.engine import branches, draining, limits
+from workflows.engine.children import look_again
 from workflows.engine.claiming import claim_run
 from workflows.engine.control import obey_late, stop_branches
 from workflows.engine.objects import Written
@@ -24,10 +25,12 @@ from workflows.engine.outcomes import (
     Halted,
     Joined,
     Outcome,
+    Parked,
     Skipped,
     StillWaiting,
     Submitted,
     Suspended,
+    TryLater,
     outcome_of_error,
     to_json,
 )
@@ -89,8 +92,9 @@ def _drive(session: Session) -> None:
         may_continue = steps_left > 0 and time.monotonic() < deadline and not draining.is_draining()
         _carry_out(session, may_continue=may_continue)
         crashpoint("engine.recorded")
-    if session.news and session.run.finished_at is None:
-        obey_late(session.run)
+    late = session.news or session.control in (Control.PAUSE, Control.YIELD)
+    if late and session.run.finished_at is None:
+        obey_late(session.run.pk)
     if session.run.limited:
         _offer_place(session)
 
@@ -106,6 +110,9 @@ def _obeys(session: Session) -> bool:
     """Do what somebody asked for while nothing of the operation has begun; return whether it was done."""
     stopping = session.control in STOPPING
     if session.resuming or (stopping and session.run.compensating):
+        return False
+    if stopping and session.current.fans_out and not branches.is_over(session.run.pk):
+        session.resuming = True  # a worker died while it made them: they are stopped, and waited for
         return False
     record(session, Halted(), may_continue=False)
     return True
@@ -162,7 +169,9 @@ def _carry_out_transaction(session: Session, *, may_continue: bool) -> None:
     def work() -> None:
         try:
             outcome = _call(session, step)
-            if isinstance(outcome, Suspended):  # a virtual object's: what it has written is kept while it waits
+            if isinstance(
+                outcome, Suspended
+            ):  # a virtual object's: what it has written is kept while it waits
                 session.lock()
                 outcome = Submitted(_submit(session, outcome))
         except FencedError:
@@ -223,7 +232,10 @@ def _resume(session: Session, *, may_continue: bool) -> None:
 
     def work() -> None:
         session.lock()
-        record(session, _attempt_in_savepoint(session, lambda: _collect(session)), may_continue=may_continue)
+        outcome = _attempt_in_savepoint(session, lambda: _collect(session))
+        if isinstance(outcome, TryLater):  # another attempt would ask a second time for what is under way
+            outcome = Parked(DeadLetterReason.RETRIES_EXHAUSTED, outcome.error, uncertain=True)
+        record(session, outcome, may_continue=may_continue)
 
     in_transaction(session, work)
 
@@ -236,10 +248,15 @@ def _collect(session: Session) -> Outcome:
     """
     waits, at = session.waits(), session.claim.now()
     _end_by_the_clock(waits, at)
+    gone = look_again(waits)
     if session.control in STOPPING and not session.run.compensating and any(map(_pending, waits)):
         return CalledOff() if _withdraw(waits) else StillWaiting()
     failed = [wait for wait in waits if wait.state == WaitState.FAILED]
     done = [wait for wait in waits if wait.state == WaitState.DONE]
+    if gone is not None and not (done and waits[0].join == Join.ANY):
+        return _missing(
+            f"run {gone}, for which it waits, is not in the database any more: restore it, then replay"
+        )
     if waits[0].join == Join.ANY:
         if done:
             _withdraw(waits)
@@ -334,11 +351,17 @@ def _join(session: Session) -> Outcome:
         if session.control in STOPPING:
             stop_branches(session.run)
         return StillWaiting()
-    digest, failed = branches.outcomes(session)
+    digest, failed, lost = branches.outcomes(session)
+    if lost:
+        return _missing(f"{lost} of its branches are not in the database any more: restore them, then replay")
     session.chain.add(
         "branches_ended", session.claim.now(), step=session.current.operation_id, outcomes=digest
     )
     return Joined() if failed is None else Failed(CommandError.model_validate(failed.error))
+
+
+def _missing(text: str) -> Parked:
+    return Parked(DeadLetterReason.RUN_MISSING, CommandError(code="RUN_MISSING", message=text))
 
 
 def _attempt(session: Session, work: Callable[[], Outcome]) -> Outcome:

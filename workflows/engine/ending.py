@@ -40,8 +40,9 @@ def end_at_once(
     _end(run, state, event, error, {**data, "actor": actor, "reason": reason})
     tell_parent(run)
     if run.branch:
-        parent_id = run.parent_id
-        transaction.on_commit(lambda: join_branches(parent_id), robust=True)
+        join_branches(run.parent_id)
+        # Again, for a sibling that ended meanwhile has not seen this one's end.
+        transaction.on_commit(lambda: join_branches(run.parent_id), robust=True)
 
 
 def _end_below(run: Run, actor: str, reason: str) -> None:

@@ -14,7 +14,6 @@ from django.db.models import Count, Max, Min, OuterRef, Q, QuerySet, Subquery
 from workflows.clock import db_now
 from workflows.definition import Definition, find_definition
 from workflows.engine import migration
-from workflows.engine.acts import note_act
 from workflows.engine.plan import find_operation
 from workflows.engine.session import Session
 from workflows.errors import NotReplayableError
@@ -25,8 +24,8 @@ from workflows.states import TERMINAL, DeadLetterState, RunState
 DECISION_SECONDS = 30
 
 
-def take_letter(dead_letter_id: Any, resolution: str, actor: str, reason: str, **details: Any) -> Claim[Run]:
-    """Resolve a dead letter and claim its run, within the caller's transaction.
+def take_letter(dead_letter_id: Any, resolution: str, actor: str, reason: str) -> Claim[Run]:
+    """Resolve a dead letter and claim its run, within the transaction of the caller, who notes the act.
 
     Raises DeadLetter.DoesNotExist, or NotReplayableError when somebody was faster or is the same person's second click.
     """
@@ -40,7 +39,6 @@ def take_letter(dead_letter_id: Any, resolution: str, actor: str, reason: str, *
     held = claim(Run, run.pk, DECISION_SECONDS, where=Q(state=RunState.DEAD_LETTER))
     if held is None:
         raise NotReplayableError(f"run {run.pk} is {run.state}, not waiting for a person")
-    note_act(actor, resolution, f"run:{run.pk}", reason, dead_letter=str(letter.pk), **details)
     return held
 
 

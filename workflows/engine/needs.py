@@ -9,12 +9,15 @@ from workflows.fitting import fits, name_of
 from workflows.steps import StepDefinition
 
 
-def needs_output(definition: Definition, step: StepDefinition) -> str | None:
-    """Return which later step can't do without the output of this one, and why, or None when all of them can."""
+def needs_output(definition: Definition, step: StepDefinition, *, item: bool = False) -> str | None:
+    """Return which later step can't do without the output of this one, and why, or None when all of them can.
+
+    item: it is about one of the outputs of a step that is carried out for a list.
+    """
     for later in definition.steps[definition.places[step.name] + 1 :]:
         for what, method in _methods(later):
             hint = get_type_hints(method.body, include_extras=True).get(step.name, Any)
-            if step.name in method.parameters and not _takes_none(hint, as_item=step.each is not None):
+            if step.name in method.parameters and not _takes_none(hint, as_item=item):
                 return f"{what} takes its output as {name_of(hint)}"
         if later.each is not None and step.name in later.each.parameters:
             return f"{later.name} is carried out for each of it"

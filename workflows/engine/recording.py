@@ -193,6 +193,7 @@ class Recording:
     def _halt(self) -> None:
         session, run = self.session, self.run
         if session.control in (Control.CANCEL, Control.COMPENSATE) and not run.compensating:
+            self._leave_off()
             obey_stop(session, self)
             return
         session.clear_control = True
@@ -202,6 +203,16 @@ class Recording:
             session.chain.add("run_paused", self.at, **(run.request or {}))
         session.handed_over = not pausing
         session.let_go(RunState.PAUSED if pausing else RunState.READY, wake_at=self.at)
+
+    def _leave_off(self) -> None:
+        """End the row of an operation that was tried before, and is not tried again."""
+        session, run = self.session, self.run
+        if run.attempt > 1 and not session.current.fans_out:
+            row = session.touch(session.row)
+            row.state = StepState.FAILED if row.uncertain or row.error else StepState.SKIPPED
+            row.finished_at = self.at
+            session.chain.add("step_called_off", self.at, step=row.operation_id)
+        run.attempt -= 1  # it was counted, and has not begun
 
     def _go_on(self, output: Any) -> None:
         """Turn to the next operation: here, by another worker, or not at all because there is none."""

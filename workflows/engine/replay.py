@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from workflows import clock
 from workflows.doorbell import ring
+from workflows.engine.acts import note_act
 from workflows.engine.cycles import require_no_cycle
 from workflows.engine.keys import take_key
 from workflows.engine.letters import open_session, take_letter
@@ -35,6 +36,7 @@ def replay_dead_letter(
         edit = {} if input is None else _edit_input(session, input)
         step = session.run.operation
         session.chain.add("dead_letter_replayed", held.now(), step=step, actor=actor, reason=reason, **edit)
+        note_act(actor, "replay", f"run:{held.row.pk}", reason, dead_letter=str(dead_letter_id), **edit)
         send_on(session, _forgive(session))
     return DeadLetter.objects.get(pk=dead_letter_id)
 

@@ -304,7 +304,11 @@ class Session:
         self._saved_seq = self.chain.seq
         self.news = found[0] != self.control and found[0] != Control.NONE
         self.control = found[0]
+        if self.news:
+            self.run.request = Run.objects.values_list("request", flat=True).get(pk=self.run.pk)
         self.clear_control = False
+        if self.news:
+            self.run.request = Run.objects.values_list("request", flat=True).get(pk=self.run.pk)
 
     def _write(self, writes: list[Upsert]) -> list[Any]:
         found = self._write_knowing(self.control, writes)

@@ -18,12 +18,13 @@ from workflows.errors import (
     IdempotencyConflictError,
     InvalidInputError,
     ObjectParkedError,
+    RunArchivedError,
     UnknownWorkflowError,
 )
 from workflows.history import Chain, output_digest
 from workflows.ids import uuid7
-from workflows.models import Run, VirtualObjectState
-from workflows.statements import insert_rows
+from workflows.models import ArchivedRun, Run, VirtualObjectState
+from workflows.statements import insert_rows, insert_unless_present
 from workflows.states import RunState, WaitingFor
 
 crashpoint.register("engine.started", "the run is committed, no worker knows of it yet")
@@ -42,7 +43,8 @@ def start_workflow(
     """Start a run of the workflow of this name; return it and whether it is new.
 
     scope: whose idempotency key it is; keys of different scopes never meet.
-    Raises UnknownWorkflowError, InvalidInputError, IdempotencyConflictError, ObjectParkedError; nothing is stored then.
+    Raises UnknownWorkflowError, InvalidInputError, IdempotencyConflictError, RunArchivedError, ObjectParkedError; nothing
+    is stored then.
     """
     definition = find_definition(name)
     if definition is None:
@@ -87,39 +89,56 @@ def start_run(
     definition.require_sound()
     stored = data.model_dump(mode="json")
     digest = output_digest(stored)
+    run = new_run(
+        definition,
+        input=stored,
+        input_hash=digest,
+        scope=scope,
+        idempotency_key=idempotency_key,
+        correlation_id=correlation_id or uuid.uuid4().hex,
+        object_key=definition.key_for(data),
+        **columns,
+    )
+    if priority is not None:
+        run.priority = priority
+    if deadline or definition.deadline:
+        run.deadline_at = run.created_at + timedelta(seconds=deadline or definition.deadline or 0)
+    remember(definition)
+    first = _insert_keyed(run, definition) if run.object_key else _insert_alone(run)
+    if first is not None:
+        return first, False
+    transaction.on_commit(lambda: crashpoint("engine.started"))
+    ring(run)
+    return run, True
+
+
+def _insert_alone(run: Run) -> Run | None:
+    """Insert a run that needs no key, in one statement; or return the run that has its idempotency key."""
+    chain = _begin_history(run)
+    if insert_unless_present(run, chain.take()):
+        return None
+    first = _first_run(run)
+    if first is None:
+        raise IntegrityError(f"run {run.pk} could not be inserted")
+    return first
+
+
+def _insert_keyed(run: Run, definition: Definition) -> Run | None:
+    """Insert a run and let it take its key, or queue for it; or return the run that has its idempotency key."""
     with transaction.atomic():
-        if idempotency_key is not None:
-            first = _first_run(definition, scope, idempotency_key, digest)
-            if first:
-                return first, False
-        remember(definition)
-        run = new_run(
-            definition,
-            input=stored,
-            input_hash=digest,
-            scope=scope,
-            idempotency_key=idempotency_key,
-            correlation_id=correlation_id or uuid.uuid4().hex,
-            object_key=definition.key_for(data),
-            **columns,
-        )
-        if priority is not None:
-            run.priority = priority
-        if deadline or definition.deadline:
-            run.deadline_at = run.created_at + timedelta(seconds=deadline or definition.deadline or 0)
+        first = _first_run(run)
+        if first is not None:
+            return first
         try:
-            with transaction.atomic(savepoint=idempotency_key is not None):
+            with transaction.atomic():
                 insert_run(run, definition)
         except IntegrityError:
-            # Another start with this key committed between the look and the insert: its run is the answer.
-            if idempotency_key is None or not (
-                first := _first_run(definition, scope, idempotency_key, digest)
-            ):
+            # Another start with this idempotency key committed between the look and the insert.
+            first = _first_run(run)
+            if first is None:
                 raise
-            return first, False
-        transaction.on_commit(lambda: crashpoint("engine.started"))
-        ring(run)
-    return run, True
+            return first
+    return None
 
 
 def new_run(definition: Definition, **columns: Any) -> Run:
@@ -148,6 +167,12 @@ def insert_run(run: Run, definition: Definition, **forked: Any) -> None:
         _refuse_parked(run.object_key)
     if not take_key(run):
         run.state, run.waiting_for, run.wake_at = RunState.WAITING, WaitingFor.KEY, None
+    chain = _begin_history(run, **forked)
+    insert_rows([run])
+    chain.save()
+
+
+def _begin_history(run: Run, **forked: Any) -> Chain:
     chain = Chain(run)
     chain.add(
         "run_started",
@@ -160,8 +185,7 @@ def insert_run(run: Run, definition: Definition, **forked: Any) -> None:
     if forked:
         chain.add("run_forked", run.created_at, **forked)
     run.history_seq, run.history_hash = chain.seq, chain.hash
-    insert_rows([run])
-    chain.save()
+    return chain
 
 
 def _refuse_parked(key: str) -> None:
@@ -172,12 +196,24 @@ def _refuse_parked(key: str) -> None:
         )
 
 
-def _first_run(definition: Definition, scope: str, key: str, digest: str) -> Run | None:
-    first = Run.objects.filter(workflow=definition.name, scope=scope, idempotency_key=key).first()
-    if first and digest not in (first.input_hash, _hash_at_start(first)):
+def _first_run(run: Run) -> Run | None:
+    """Return the run that was started with this one's idempotency key.
+
+    Raises IdempotencyConflictError, or RunArchivedError: that run is not here any more, and the key stays used up.
+    """
+    key = run.idempotency_key
+    if key is None:
+        return None
+    same = {"workflow": run.workflow, "scope": run.scope, "idempotency_key": key}
+    first = Run.objects.filter(**same).first()
+    if first and run.input_hash != first.input_hash and run.input_hash != _hash_at_start(first):
         raise IdempotencyConflictError(
             f"idempotency key {key!r} was used for run {first.pk} with another input", str(first.pk)
         )
+    archived = None if first else ArchivedRun.objects.filter(**same).order_by("-pk").first()
+    if archived:
+        text = f"run {archived.run_id}, which ended {archived.state} and is archived in {archived.file}"
+        raise RunArchivedError(f"idempotency key {key!r} was used for {text}", str(archived.run_id))
     return first
 
 

@@ -40,7 +40,8 @@ def _park(run: Run) -> int:
         step = run.operation.partition("#")[0]
         error = {**parked.error.model_dump(), "step": step}
         chain = Chain(held.row)
-        chain.add("dead_letter_opened", held.now(), step=run.operation, reason=parked.reason, **error)
+        described = parked.error.model_dump()
+        chain.add("dead_letter_opened", held.now(), step=run.operation, reason=parked.reason, **described)
         chain.save()
         DeadLetter.objects.create(
             run=run,

@@ -108,7 +108,7 @@ def _note(runs: list[Run], leaves: list[Leaf], name: str, sha256: str) -> None:
             input_hash=run.input_hash,
             history_seq=run.history_seq,
             history_hash=run.history_hash,
-            finished_at=run.finished_at,
+            finished_at=run.finished_at or at,
             file=name,
             sha256=sha256,
             archived_at=at,

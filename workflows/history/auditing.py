@@ -14,6 +14,7 @@ from workflows.history.checking import Contents, verify_archive
 from workflows.history.digests import seal_digest
 from workflows.history.merkle import MerkleTree
 from workflows.history.proofs import described_seal
+from workflows.history.retention import archive_directory
 from workflows.history.seals import acts_under, events_under
 from workflows.history.verification import Progress
 from workflows.models import ArchivedRun, Seal
@@ -107,8 +108,12 @@ def _problem_under(seal: Seal) -> str | None:
     return None
 
 
-def verify_archives(directory: Path) -> Iterator[ArchiveFault]:
-    """Verify the files of all archived runs and yield the first fault of each file that has one."""
+def verify_archives(directory: Path | None = None) -> Iterator[ArchiveFault]:
+    """Verify the files of all archived runs and yield the first fault of each file that has one.
+
+    directory: where they are; DALP_ARCHIVE_DIR by default.
+    """
+    directory = directory or archive_directory() or Path()
     files = ArchivedRun.objects.order_by("file").values_list("file", "sha256").distinct()
     for file, sha256 in files.iterator(chunk_size=500):
         problem = _problem_in(directory / file, sha256)

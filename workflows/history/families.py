@@ -11,7 +11,6 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar
 
-from django.db import models
 from django.db.models import F, QuerySet
 
 from workflows import clock
@@ -61,7 +60,8 @@ def lock_families(ids: Iterable[Any]) -> list[Family]:
 
 
 def _locked(ids: list[Any]) -> list[Family]:
-    groups, found = _Groups(), {}
+    groups = _Groups()
+    found: dict[Any, Run] = {}
     refused: set[Any] = set()
     frontier = list(dict.fromkeys(ids))
     while frontier:
@@ -82,7 +82,7 @@ def _locked(ids: list[Any]) -> list[Family]:
 
 
 def _lock(ids: list[Any]) -> dict[Any, Run]:
-    locked = {}
+    locked: dict[Any, Run] = {}
     for chunk in chunks(ids):
         rows = Run.objects.select_for_update(skip_locked=True).only(*COLUMNS).filter(pk__in=chunk)
         locked |= {run.pk: run for run in rows.order_by("pk")}
@@ -158,14 +158,11 @@ def _referred_to(ids: list[Any]) -> set[Any]:
 def _references() -> list[tuple["QuerySet[Any]", str]]:
     """Return the tables that are not archived and refer to some that are, each with its way to the run's id."""
     archived = {model for _, model, _ in TABLES}
-    return [
-        (relation.related_model._default_manager.all(), f"{relation.field.name}__{path}")
-        for _, model, path in TABLES
-        for relation in model._meta.related_objects
-        if relation.related_model not in archived and _binds(relation.field)
-    ]
-
-
-def _binds(field: "models.Field[Any, Any]") -> bool:
-    """Tell whether the database would refuse to delete what this column refers to."""
-    return isinstance(field, models.ForeignKey) and field.db_constraint
+    found = []
+    for _, model, path in TABLES:
+        for relation in model._meta.related_objects:
+            referring: Any = relation.related_model
+            # Without a constraint the database doesn't mind, and the other table has said that it doesn't either.
+            if referring not in archived and getattr(relation.field, "db_constraint", False):
+                found.append((referring._default_manager.all(), f"{relation.field.name}__{path}"))
+    return found

@@ -59,10 +59,10 @@ def _require_known(path: Path, contents: Contents) -> None:
     for chunk in chunks(contents.heads):
         for run_id, sha256 in ArchivedRun.objects.filter(run_id__in=chunk).values_list("run_id", "sha256"):
             known.setdefault(str(run_id), set()).add(sha256)
-    for run_id, digests in known.items():
+    for archived, digests in known.items():
         if contents.sha256 not in digests:
             raise ArchiveError(
-                path.name, contents.lines, f"is not the end of the file in which run {run_id} was archived"
+                path.name, contents.lines, f"is not the end of the file in which run {archived} was archived"
             )
     seals = dict(Seal.objects.filter(number__in=contents.seals).values_list("number", "hash"))
     for number, digest in seals.items():

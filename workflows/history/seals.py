@@ -167,7 +167,9 @@ def events_under(seal: Seal) -> list[Leaf]:
     blocks = list(ArchivedLeaves.objects.filter(seal=seal).values_list("data", flat=True))
     if not blocks:
         return live
-    return sorted({**{pk: leaf for block in blocks for pk, leaf in unpacked(block)}, **dict(live)}.items())
+    return sorted(
+        {**{pk: leaf for block in blocks for pk, leaf in unpacked(bytes(block))}, **dict(live)}.items()
+    )
 
 
 def acts_under(seal: Seal) -> list[Leaf]:
@@ -179,7 +181,6 @@ def packed(leaves: list[Leaf]) -> bytes:
 
 
 def unpacked(block: bytes) -> list[Leaf]:
-    block = bytes(block)
     pieces = (block[start : start + LEAF_BYTES] for start in range(0, len(block), LEAF_BYTES))
     return [(int.from_bytes(piece[:8], "big"), piece[8:]) for piece in pieces]
 

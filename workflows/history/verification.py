@@ -27,6 +27,8 @@ RUN_COLUMNS = (
 )  # fmt: skip
 EVENT_COLUMNS = ("run_id", "seq", "kind", "at", "data", "previous_hash", "hash")
 HAS_OUTPUT = frozenset({StepState.SUCCEEDED, StepState.UNDOING, StepState.UNDONE})
+# What a step shows that failed, perhaps after its effect, and was undone for that: it never succeeded.
+NOTHING = output_digest(None)
 
 Progress = Callable[[int], None]
 
@@ -143,20 +145,18 @@ def _other_outputs(runs: Iterable[Run], walks: dict[Any, Walk]) -> Iterator[tupl
     runs = list(runs)
     expected: dict[Operation, tuple[Run, int, str]] = {}
     for run in runs:
-        for operation, (seq, digest) in walks[run.pk].outputs.items():
-            expected[run.home_id, operation] = run, seq, digest
+        for name, (seq, digest) in walks[run.pk].outputs.items():
+            expected[run.home_id, name] = run, seq, digest
     unexplained: dict[Operation, Run] = {}
-    by_id = {run.pk: run for run in runs}
+    by_id: dict[Any, Run] = {run.pk: run for run in runs}
     for operation, found in _outputs_of(runs, expected):
         if operation in expected:
             run, seq, digest = expected.pop(operation)
             if found not in (None, digest):
                 problem = f"the output of {operation[1]} is not the one of the history"
                 yield run, HistoryFault(str(run.pk), seq, problem)
-        elif found is not None and operation[0] in by_id:
-            name = operation[1].partition("#")[0]
-            if name not in walks[operation[0]].lists:
-                unexplained[operation] = by_id[operation[0]]
+        elif found not in (None, NOTHING) and operation[0] in by_id and not _is_copied(operation, walks):
+            unexplained[operation] = by_id[operation[0]]
     for operation, (run, seq, _) in expected.items():
         yield run, HistoryFault(str(run.pk), seq, f"the step {operation[1]} is missing")
     yield from _without_events(unexplained)
@@ -167,6 +167,10 @@ def _other_outputs(runs: Iterable[Run], walks: dict[Any, Walk]) -> Iterator[tupl
                     run,
                     HistoryFault(str(run.pk), seq, f"the outputs of {name} are not those that were copied"),
                 )
+
+
+def _is_copied(operation: Operation, walks: dict[Any, Walk]) -> bool:
+    return operation[1].partition("#")[0] in walks[operation[0]].lists
 
 
 def _digest_of_list(run: Run, name: str) -> str:
@@ -192,10 +196,12 @@ def _outputs_of(runs: list[Run], expected: dict[Operation, Any]) -> Iterator[tup
         Step.objects.filter(rows).order_by().values_list("run_id", "operation_id", "state", "output", "large")
     )
     for run_id, name, state, output, is_large in steps.iterator(chunk_size=2000):
+        # What was undone because nobody could tell whether it had happened never had an output.
+        never = state == StepState.UNDONE and output is None and (run_id, name) not in expected
         if state in HAS_OUTPUT and is_large:
             large.append((run_id, name))
         else:
-            yield (run_id, name), output_digest(output) if state in HAS_OUTPUT else None
+            yield (run_id, name), output_digest(output) if state in HAS_OUTPUT and not never else None
     yield from _large_outputs(large)
 
 

@@ -5,7 +5,7 @@
     seals            never; only where a seal is anchored may be written, once
     archived runs    never, nor the leaves that they left behind
 
-And a run on legal hold is not deleted. On SQLite a later migration that alters one of these tables makes it anew,
+A run on legal hold is not deleted, and the idempotency key of an archived run is not taken again. On SQLite a later migration that alters one of these tables makes it anew,
 without its triggers: it has to end with `protect`.
 """
 
@@ -16,6 +16,8 @@ NEVER = ("workflows_act", "workflows_archivedrun", "workflows_archivedleaves")
 TABLES = ("workflows_event", "workflows_seal", *NEVER)
 MAY_GO = """EXISTS (SELECT 1 FROM workflows_archivedrun WHERE run_id = OLD.run_id)
         AND NOT EXISTS (SELECT 1 FROM workflows_run WHERE id = OLD.run_id AND legal_hold)"""
+KEY_IS_USED = """EXISTS (SELECT 1 FROM workflows_archivedrun WHERE workflow = NEW.workflow AND scope = NEW.scope
+        AND idempotency_key = NEW.idempotency_key AND run_id <> NEW.id)"""
 SEALED = (
     "number", "first_event", "last_event", "event_count", "first_act", "last_act", "act_count", "root",
     "previous_hash", "hash", "sealed_at",
@@ -47,6 +49,21 @@ POSTGRESQL = [
     END $$;
     CREATE TRIGGER workflows_run_held BEFORE DELETE ON workflows_run
         FOR EACH ROW WHEN (OLD.legal_hold) EXECUTE FUNCTION workflows_run_refuse();
+    -- Before: nothing is inserted, which the engine notices and explains. After: what an archiving transaction has
+    -- committed while the insertion waited for it. Each reads what is committed by then.
+    CREATE FUNCTION workflows_run_refuse_key() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF NOT {KEY_IS_USED} THEN
+            RETURN NEW;
+        ELSIF TG_WHEN = 'BEFORE' THEN
+            RETURN NULL;
+        END IF;
+        RAISE EXCEPTION 'the idempotency key of an archived run' USING ERRCODE = 'unique_violation';
+    END $$;
+    CREATE TRIGGER workflows_run_key_used BEFORE INSERT ON workflows_run
+        FOR EACH ROW WHEN (NEW.idempotency_key IS NOT NULL) EXECUTE FUNCTION workflows_run_refuse_key();
+    CREATE TRIGGER workflows_run_key_used_meanwhile AFTER INSERT ON workflows_run
+        FOR EACH ROW WHEN (NEW.idempotency_key IS NOT NULL) EXECUTE FUNCTION workflows_run_refuse_key();
     """,
     *(
         f"""
@@ -59,7 +76,10 @@ POSTGRESQL = [
 ]
 
 UNDO_POSTGRESQL = [
-    "DROP TRIGGER workflows_run_held ON workflows_run",
+    *(
+        f"DROP TRIGGER workflows_run_{what} ON workflows_run"
+        for what in ("held", "key_used", "key_used_meanwhile")
+    ),
     *(
         f"DROP TRIGGER {table}_{what} ON {table}"
         for table in TABLES
@@ -69,6 +89,7 @@ UNDO_POSTGRESQL = [
         f"DROP FUNCTION {name}_refuse()"
         for name in ("workflows", "workflows_event", "workflows_seal", "workflows_run")
     ),
+    "DROP FUNCTION workflows_run_refuse_key()",
 ]
 
 
@@ -88,12 +109,15 @@ SQLITE = [
         "WHEN OLD.anchor IS NOT NULL OR " + " OR ".join(f"NEW.{name} IS NOT OLD.{name}" for name in SEALED),
     ),
     _sqlite("workflows_seal", "DELETE"),
+    f"""CREATE TRIGGER workflows_run_key_used BEFORE INSERT ON workflows_run
+        WHEN NEW.idempotency_key IS NOT NULL AND {KEY_IS_USED} BEGIN SELECT RAISE(IGNORE); END""",
     _sqlite("workflows_run", "DELETE", "WHEN OLD.legal_hold", "'the run is on legal hold'"),
 ]
 
 UNDO_SQLITE = [
     *(f"DROP TRIGGER {table}_no_{verb}" for table in TABLES for verb in ("update", "delete")),
     "DROP TRIGGER workflows_run_no_delete",
+    "DROP TRIGGER workflows_run_key_used",
 ]
 
 

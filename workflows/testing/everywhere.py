@@ -15,7 +15,7 @@ from workflows.models import Run
 from workflows.states import RunState
 from workflows.testing.crashes import Crashed
 from workflows.testing.inprocess import Engine, engine
-from workflows.testing.waits import PendingWait
+from workflows.testing.waits import PendingWait, answer_wait, standing
 
 ROUNDS_MAX = 200
 # By step: the value, or a function of what is pending. Or a function that does something for the run, outside or with
@@ -82,7 +82,6 @@ class Sweep:
             finally:
                 self.engine._crashes.disarm()
             problem = stuck or self._problem(run)
-        self.engine._forget()
         if problem:
             where = f"crash at {point[0]}, occurrence {point[1]}" if point else "without a crash"
             self.failures.append(f"{where}: {problem}")
@@ -108,14 +107,15 @@ class Sweep:
                 if not self._move_on(run):
                     break
             except Crashed:
-                self.engine._crashes.bury()
+                self.engine._bury()
                 self.crashes += 1
         assert run is not None
         waits = "; ".join(map(str, self.engine.waits(run))) or "nothing"
-        return run, f"it is stuck: {run.state}, pending: {waits}"
+        return run, f"it is stuck: {standing(run)}, pending: {waits}"
 
     def _rests(self, run: Run) -> bool:
-        self.engine.run(run)
+        self.engine._rest()
+        run.refresh_from_db()
         return run.finished_at is not None or run.state == RunState.DEAD_LETTER
 
     def _move_on(self, run: Run) -> bool:
@@ -128,14 +128,14 @@ class Sweep:
             return True
         instant = self.engine.next_instant()
         if instant is not None:
-            self.engine.advance(instant - self.engine.now())
+            self.engine._set_clock(instant)
         return instant is not None
 
     def _answer(self, run: Run, answers: Mapping[str, Any]) -> bool:
         for holder in self._family(run):
             for wait in self.engine.waits(holder):
                 if wait.step in answers and wait.kind not in ("sleep", Child.kind):
-                    self.engine.answer(holder, wait.operation, _value(answers[wait.step], wait), index=wait.index)
+                    answer_wait(wait, _value(answers[wait.step], wait))
                     return True
         return False
 

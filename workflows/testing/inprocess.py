@@ -62,6 +62,7 @@ class Engine:
         self._commits = Commits()
         self._failures = Failures()
         self._stack = ExitStack()
+        self._swept = False  # since the clock was moved, a worker died, or the test asked
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
@@ -98,6 +99,10 @@ class Engine:
 
     def run_all(self) -> None:
         """Carry on everything that can go on now: children, branches, those that waited for a key, undos."""
+        self._swept = False
+        self._rest()
+
+    def _rest(self) -> None:
         taken: Counter[UUID] = Counter()
         in_vain: set[UUID] = set()
         while (run_id := self._next(in_vain)) is not None:
@@ -115,9 +120,9 @@ class Engine:
         self.run_all()
         while (instant := self.next_instant()) is not None and instant <= until:
             self._set_clock(instant)
-            self.run_all()
+            self._rest()
         self._set_clock(until)
-        self.run_all()
+        self._rest()
 
     def now(self) -> datetime:
         """Return the time by the engine's clock."""
@@ -141,10 +146,11 @@ class Engine:
             if run_id not in in_vain:
                 return run_id
         due = self._find_due(in_vain)
-        if due is None:
+        if due is None and not self._swept:
+            self._swept = True
             for rule in rules().values():
                 rule()
-            due = self._find_due(in_vain)
+            due = self._next(in_vain)
         return due
 
     def _find_due(self, in_vain: set[UUID]) -> UUID | None:
@@ -155,15 +161,17 @@ class Engine:
 
     def _take_up(self, run_id: UUID) -> bool:
         """Do what a worker does with a message; return whether it could claim the run."""
-        before = _epoch(run_id)
+        before = self.reached["engine.claimed"]
         tasks.advance(str(run_id))
-        return _epoch(run_id) != before
+        return self.reached["engine.claimed"] > before
 
-    def _forget(self) -> None:
-        """Lose the messages that are on their way."""
-        self._messages.clear()
+    def _bury(self) -> None:
+        """Go on after a death, as another worker."""
+        self._crashes.bury()
+        self._swept = False
 
     def _set_clock(self, instant: datetime) -> None:
+        self._swept = False
         clock.advance(max(instant - clock.now(), timedelta(0)))
 
     # --- Ending what they wait for ----------------------------------------------------------------------------
@@ -213,9 +221,8 @@ class Engine:
     def stub(self, *commands: type[Command]) -> None:
         """Have these commands insert nothing when a step returns them: they wait for the test's answer alone."""
         for command in commands:
-            for name, stub in (("submit", _submit_nothing), ("due", _never), ("find_result", _no_result)):
+            for name, stub in _STUBS.items():
                 self._stack.enter_context(mock.patch.object(command, name, stub))
-            self._stack.enter_context(mock.patch.object(command, "withdraw", lambda reference: True))
 
     # --- Trouble ------------------------------------------------------------------------------------------------
 
@@ -239,6 +246,7 @@ class Engine:
         Its transaction is rolled back, and it says nothing more. After the block its leases have run out, so `run` lets
         another worker take over. Raises AssertionError when the block ends without a crash.
         """
+        self._swept = False
         return self._crashes.crash(point, at)
 
     @property
@@ -257,10 +265,6 @@ class Engine:
         assert_history(run, Path(path))
 
 
-def _epoch(run_id: UUID) -> int | None:
-    return Run.objects.filter(pk=run_id).values_list("epoch", flat=True).first()
-
-
 def _ignore(held: Any) -> None:
     return None
 
@@ -269,9 +273,9 @@ def _submit_nothing(command: Command, operation: Operation, index: int) -> str:
     return f"{operation.key}:{operation.attempt}:{index}"
 
 
-def _never(command: Command, at: datetime) -> None:
-    return None
-
-
-def _no_result(reference: str) -> None:
-    return None
+_STUBS: dict[str, Any] = {
+    "submit": _submit_nothing,
+    "due": lambda command, at: None,
+    "find_result": staticmethod(lambda reference: None),
+    "withdraw": staticmethod(lambda reference: True),
+}

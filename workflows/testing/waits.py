@@ -72,8 +72,15 @@ def find_wait(run: Run, step: str, index: int | None = None) -> PendingWait:
     if not mine:
         place = step if index is None else f"{step}, command {index}"
         there = "; ".join(map(str, pending)) or "nothing"
-        raise AssertionError(f"{run.workflow} doesn't wait at {place}: it is {run.state}, pending: {there}")
+        raise AssertionError(f"{run.workflow} doesn't wait at {place}: {standing(run)}, pending: {there}")
     return next((each for each in mine if each.kind != "sleep"), mine[0])
+
+
+def standing(run: Run) -> str:
+    """Return in words how far a run has come, and what went wrong last."""
+    text = f"it is {run.state} at {run.operation}"
+    last = run.steps.filter(operation_id=run.operation).values_list("error", flat=True).first() or run.error
+    return f"{text} ({last['code']}: {last['message']})" if last else text
 
 
 def answer_wait(wait: PendingWait, value: Any) -> None:

@@ -1,38 +1,118 @@
 """manage.py verify_audit: has anybody altered the history?"""
 
 import json
+import sys
+import time
+from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from workflows import verify_history
-from workflows.models import Run
+from workflows import (
+    ArchiveFault,
+    HistoryFault,
+    SealFault,
+    verify_archives,
+    verify_history,
+    verify_seals,
+)
+from workflows.models import ArchivedRun, Run, Seal
+
+Fault = HistoryFault | SealFault | ArchiveFault
 
 
 class Command(BaseCommand):
-    """Walks the hash chain of every run; prints the first bad entry and exits with 1 when one was altered."""
+    """Verifies every chain, what it says of the rows, every seal and every archive; exits with 1 at the first fault."""
 
-    help = "Verifies every history chain."
+    help = "Verifies every history chain, every seal and every archive."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare --json."""
+        """Declare --json, --seal, --archives and --skip-archives."""
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
+        parser.add_argument(
+            "--seal",
+            action="append",
+            type=_noted,
+            default=[],
+            metavar="NUMBER:HASH",
+            help="a seal as it was noted elsewhere, which must still be here",
+        )
+        parser.add_argument(
+            "--archives", type=Path, help="where the archives are, if not in DALP_ARCHIVE_DIR"
+        )
+        parser.add_argument("--skip-archives", action="store_true", help="do not read the archive files")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Walk the chains up to the first fault."""
-        first = next(islice(verify_history(), 1), None)
+        """Verify up to the first fault."""
+        self.progress = _Progress(shown=sys.stderr.isatty())
+        first = next(self._faults(options), None)
+        self.progress.clear()
         if options["json"]:
-            body = {
-                "ok": first is None,
-                "runs": Run.objects.count(),
-                "first_fault": asdict(first) if first else None,
-            }
-            self.stdout.write(json.dumps(body, indent=2))
-        elif first is None:
-            self.stdout.write(f"The histories of {Run.objects.count()} runs are whole.")
+            self.stdout.write(json.dumps(self._report(first), indent=2))
         else:
-            self.stdout.write(f"Run {first.run_id}, event {first.seq}: {first.problem}.")
+            self.stdout.write(self._sentence(first))
         if first is not None:
             raise SystemExit(1)
+
+    def _faults(self, options: dict[str, Any]) -> Iterator[Fault]:
+        yield from verify_history(progress=self.progress.count("events read"))
+        counted = self.progress.count("events under seals")
+        yield from verify_seals(progress=counted, noted=dict(options["seal"]))
+        if not options["skip_archives"]:
+            yield from verify_archives(options["archives"])
+
+    def _report(self, first: Fault | None) -> dict[str, Any]:
+        last = Seal.objects.order_by("-number").first()
+        return {
+            "ok": first is None,
+            "runs": Run.objects.count(),
+            "events": self.progress.counts.get("events read", 0),
+            "seals": last.number if last else 0,
+            "last_seal": f"{last.number}:{last.hash}" if last else None,
+            "archived_runs": ArchivedRun.objects.values("run_id").distinct().count(),
+            "first_fault": _described(first) if first else None,
+        }
+
+    def _sentence(self, first: Fault | None) -> str:
+        if first is not None:
+            return f"{str(first)[0].upper()}{str(first)[1:]}."
+        found = self._report(None)
+        text = f"The histories of {found['runs']} runs are whole."
+        if found["last_seal"]:
+            text += f" {found['seals']} seals hold; to be noted elsewhere: --seal {found['last_seal']}"
+        return text
+
+
+def _noted(text: str) -> tuple[int, str]:
+    number, _, digest = text.partition(":")
+    return int(number), digest
+
+
+def _described(fault: Fault) -> dict[str, Any]:
+    kinds = {HistoryFault: "run", SealFault: "seal", ArchiveFault: "archive"}
+    return {"kind": kinds[type(fault)], **asdict(fault)}
+
+
+class _Progress:
+    """Counts, and on a terminal shows, how far it has come."""
+
+    def __init__(self, shown: bool) -> None:
+        self.counts: dict[str, int] = {}
+        self.shown = shown
+        self.began = time.monotonic()
+
+    def count(self, what: str) -> Any:
+        def add(number: int) -> None:
+            self.counts[what] = self.counts.get(what, 0) + number
+            if self.shown:
+                seconds = time.monotonic() - self.began
+                sys.stderr.write(f"\r\033[K{self.counts[what]:,} {what}, {seconds:.0f} s")
+
+        return add
+
+    def clear(self) -> None:
+        """Leave the terminal's line as it was."""
+        if self.shown:
+            sys.stderr.write("\r\033[K")

@@ -18,7 +18,11 @@ from workflows import (
     step,
 )
 from workflows.engine.drive import advance
-from workflows.models import DeadLetter, Run
+from workflows.engine.migration import remember
+from workflows.engine.start import new_run
+from workflows.engine.troubles import fingerprint_of
+from workflows.history import Chain, output_digest
+from workflows.models import DeadLetter, Event, Run
 from workflows.states import DeadLetterState
 
 ONCE = Retry(attempts=1)
@@ -286,3 +290,42 @@ def quiet(monkeypatch: Any) -> Iterator[Script]:
     script.clear()
     yield script
     script.clear()
+
+
+def stop_many(count: int, operation: str = "reserve#0") -> None:
+    """Insert orders that stopped at a step, as their workers would have left them, a thousand at a time."""
+    for start in range(0, count, 1000):
+        runs, events, letters = [], [], []
+        for number in range(start, min(start + 1000, count)):
+            run = new_run(
+                Order.definition,
+                input=OrderInput().model_dump(),
+                input_hash=output_digest(OrderInput().model_dump()),
+                state="DEAD_LETTER",
+                operation=operation,
+                attempt=1,
+            )
+            run.wake_at = None
+            chain = Chain(run)
+            chain.add("run_started", run.created_at, input=run.input_hash)
+            error = {"code": "BROKEN", "message": f"no answer within {number} s"}
+            chain.add("dead_letter_opened", run.created_at, step=operation, **error)
+            run.history_seq, run.history_hash = chain.seq, chain.hash
+            runs.append(run)
+            events += chain.take()
+            alike = fingerprint_of(run.workflow, "reserve", "retries_exhausted", error)
+            letters.append(
+                DeadLetter(
+                    run=run,
+                    workflow=run.workflow,
+                    operation_id=operation,
+                    reason="retries_exhausted",
+                    error=error,
+                    fingerprint=alike,
+                    alerted_at=run.created_at,
+                )
+            )
+        remember(Order.definition)
+        Run.objects.bulk_create(runs)
+        Event.objects.bulk_create(events)
+        DeadLetter.objects.bulk_create(letters)

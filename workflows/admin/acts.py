@@ -1,0 +1,49 @@
+"""What people did, and what proves that the records are as they were."""
+
+from typing import Any
+
+from django.contrib import admin
+from unfold.admin import ModelAdmin
+from unfold.decorators import display
+
+from workflows.cells import ReadOnly, code_block
+from workflows.models import Act, ArchivedRun, Seal
+
+
+@admin.register(Act)
+class ActAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
+    """Who did what, to what, and why. Nobody can change or delete an entry."""
+
+    list_display = ("at", "actor", "action", "target", "reason")
+    list_filter = ("action",)
+    search_fields = ("target", "actor")
+    search_help_text = "run:<id>, queue:<name>, key:<key>, or a person"
+    ordering = ("-id",)
+    fields = readonly_fields = ("at", "actor", "action", "target", "reason", "shown_details")
+
+    @display(description="Details")
+    def shown_details(self, act: Act) -> str:
+        """Return what else was noted."""
+        return code_block(act.details)
+
+
+@admin.register(Seal)
+class SealAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
+    """Merkle roots over the events and acts. Keep a root elsewhere, and no record before it can be altered unnoticed."""
+
+    list_display = ("number", "sealed_at", "event_count", "act_count", "root")
+    ordering = ("-number",)
+
+    def get_readonly_fields(self, *_: Any) -> list[str]:
+        """Return every field."""
+        return [field.name for field in Seal._meta.fields]
+
+
+@admin.register(ArchivedRun)
+class ArchivedRunAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
+    """Runs that were moved into files: where each is, and the end of its history."""
+
+    list_display = ("run_id", "workflow", "state", "finished_at", "file", "archived_at")
+    list_filter = ("workflow", "state")
+    search_fields = ("run_id", "file")
+    ordering = ("-archived_at",)
