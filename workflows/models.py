@@ -4,6 +4,8 @@ Indexes are made for what the engine asks all the time. Their conditions name no
 under way: PostgreSQL then updates a run without touching an index.
 """
 
+from uuid import UUID
+
 from django.db import models
 from django.db.models import Q
 
@@ -129,9 +131,9 @@ class Run(Leased):
         return f"{self.workflow} {self.branch or self.id}"
 
     @property
-    def home_id(self) -> object:
+    def home_id(self) -> UUID:
         """The run whose step this one carries out: its parent's for a branch, otherwise its own."""
-        return self.parent_id if self.branch else self.pk
+        return self.parent_id if self.branch and self.parent_id else self.pk
 
 
 class Step(models.Model):

@@ -116,10 +116,10 @@ def run_sql(sql: str, parameters: Sequence[Any]) -> list[Any]:
     if connection.vendor != "postgresql":
         with connection.cursor() as cursor:
             cursor.execute(sql, parameters)
-            return cursor.fetchall()
+            return list(cursor.fetchall())
     connection.ensure_connection()
     connection.validate_no_broken_transaction()
-    raw: psycopg.Connection[Any] = connection.connection  # type: ignore[assignment]
+    raw: psycopg.Connection[Any] = connection.connection
     if not connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"):
         raw.prepare_threshold = 2
     with connection.wrap_database_errors, psycopg.Cursor(raw) as cursor:

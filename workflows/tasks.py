@@ -1,5 +1,6 @@
 """The Celery side of the engine. Messages carry ids; whatever is lost, doubled or late, the rows decide."""
 
+import random
 import time
 from typing import Any
 
@@ -10,8 +11,8 @@ from django.db import InterfaceError, OperationalError
 from workflows.crashpoints import crashpoint
 from workflows.doorbell import send, send_some
 from workflows.engine import drive
-from workflows.engine.branches import next_sibling
 from workflows.engine.draining import is_draining
+from workflows.engine.unbegun import next_siblings
 from workflows.models import Run
 from workflows.sweeper import sweep as sweep_runs
 
@@ -19,6 +20,7 @@ crashpoint.register("engine.before_ack", "the link has done its work, the broker
 
 # How long one link carries on with the calls of a busy virtual object, before others have their turn.
 HEIRS_SECONDS = 2
+SIBLINGS = 50  # branches that are looked for at once
 
 # Trouble with the database is this link's own; what a step may retry is persisted with the step.
 INFRASTRUCTURE = (OperationalError, InterfaceError)
@@ -45,11 +47,19 @@ def advance(self: "Task[Any, Any]", run_id: str) -> None:
 def _take_up_siblings(branch: Run) -> None:
     """Carry on with branches that nobody has begun: there are more of them than messages."""
     deadline = time.monotonic() + settings.WORKFLOWS["slice_seconds"]
-    while (sibling := next_sibling(branch)) is not None:
-        if time.monotonic() > deadline or is_draining():
-            send(sibling)
-            return
-        drive.advance(sibling.pk)
+    in_vain = 0
+    while in_vain < 2 and (siblings := next_siblings(branch, SIBLINGS)):
+        in_vain += 1
+        random.shuffle(siblings)  # others are at the same ones
+        for sibling in siblings:
+            if time.monotonic() > deadline or is_draining():
+                send_some([sibling])
+                return
+            session = drive.advance(sibling.pk)
+            if session is not None:
+                in_vain = 0
+                if session.handed_over:
+                    send_some([session.run])
 
 
 def _take_up_heirs(queue: str, heir: Run | None) -> None:

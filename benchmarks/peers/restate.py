@@ -33,7 +33,12 @@ def running(directory: Path) -> Iterator["RestateServer"]:
         server.start()
         service = start_service(directory / "restate_service.log", port := free_port())
         opened.callback(service.stop)
-        wait_until(lambda: answers(port), 20, what="the service answers", alive=[service])
+        # All of its processes: else the server's connections, which stay, would all go to the first.
+        wait_until(
+            lambda: service.output().count("Running on") == CONCURRENCY,
+            what="the service is up",
+            alive=[service],
+        )
         server.register(f"http://{HOST}:{port}")
         yield server
 
@@ -68,9 +73,11 @@ class RestateServer(Server):
         return [restate_binary(), "--no-logo", *places]
 
     def answers(self) -> bool:
-        return all(
-            answers(port, path) for port, path in ((self.admin_port, "health"), (self.port, "restate/health"))
-        )
+        doors = (f"{self.admin_port}/health", f"{self.port}/restate/health")
+        try:
+            return all(requests.get(f"http://{HOST}:{door}", timeout=1).ok for door in doors)
+        except requests.RequestException:
+            return False
 
     def register(self, service_url: str) -> None:
         self.ask("deployments", {"uri": service_url})
@@ -118,19 +125,6 @@ def start_service(log: Path, port: int) -> Process:
         keep_alive_timeout = 2147483647
         """
     )
-    command = [
-        python(),
-        "-m",
-        "hypercorn",
-        "--config",
-        settings,
-        "benchmarks.peers.programs.restate_service:app",
-    ]
+    application = "benchmarks.peers.programs.restate_service:app"
+    command = [python(), "-m", "hypercorn", "--config", settings, application]
     return Process("Restate service", command, log=log, env={"STEPS": str(STEPS)})
-
-
-def answers(port: int, path: str = "health") -> bool:
-    try:
-        return requests.get(f"http://{HOST}:{port}/{path}", timeout=1).ok
-    except requests.RequestException:
-        return False

@@ -39,26 +39,74 @@ def programs_of(shape: str, path: str, outside: str) -> list[Any]:
     turn = {"read1": done, "call1": Act(do="sleep", seconds=0.05), "bump1": done}
     shapes: dict[str, Callable[[], list[Program]]] = {
         "one after the other": lambda: [
-            program("program", {"write1": done, "call1": done, "verify1": done, "write2": Act(large=True), "call3": Act(large=True)})
+            program(
+                "program",
+                {
+                    "write1": done,
+                    "call1": done,
+                    "verify1": done,
+                    "write2": Act(large=True),
+                    "call3": Act(large=True),
+                },
+            )
         ],
-        "tried again": lambda: [program("short", {"write1": Act(fails=2), "call1": Act(fails=1), "write2": Act(fails=1)})],
+        "tried again": lambda: [
+            program("short", {"write1": Act(fails=2), "call1": Act(fails=1), "write2": Act(fails=1)})
+        ],
         "undone": lambda: [
-            program("program", {"write1": done, "verify1": done, "each1": Act(items=2), "call2": Act(undo_sleeps=True), "write2": done, "call3": refused})
+            program(
+                "program",
+                {
+                    "write1": done,
+                    "verify1": done,
+                    "each1": Act(items=2),
+                    "call2": Act(undo_sleeps=True),
+                    "write2": done,
+                    "call3": refused,
+                },
+            )
         ],
         "waiting": lambda: [
-            program("program", {"call1": Act(do="signal"), "call2": Act(do="race", seconds=0.1), "call3": Act(do="sleep", seconds=0.05)})
+            program(
+                "program",
+                {
+                    "call1": Act(do="signal"),
+                    "call2": Act(do="race", seconds=0.1),
+                    "call3": Act(do="sleep", seconds=0.05),
+                },
+            )
         ],
-        "item by item": lambda: [program("program", {"each1": Act(items=3), "calls1": Act(items=3, do="sleep", seconds=0.02)})],
-        "an item refused": lambda: [program("program", {"write1": done, "each1": Act(items=3, refused_item=1)})],
-        "side by side": lambda: [program("program", {"pair1a": done, "pair1b": Act(do="signal"), "write2": done})],
-        "with a child": lambda: [program("program", {"write1": done, "call2": Act(do="child", children=[child(0)]), "write2": done})],
+        "item by item": lambda: [
+            program("program", {"each1": Act(items=3), "calls1": Act(items=3, do="sleep", seconds=0.02)})
+        ],
+        "an item refused": lambda: [
+            program("program", {"write1": done, "each1": Act(items=3, refused_item=1)})
+        ],
+        "side by side": lambda: [
+            program("program", {"pair1a": done, "pair1b": Act(do="signal"), "write2": done})
+        ],
+        "with a child": lambda: [
+            program(
+                "program", {"write1": done, "call2": Act(do="child", children=[child(0)]), "write2": done}
+            )
+        ],
         "a child refused": lambda: [
-            program("program", {"write1": done, "call2": Act(do="children", children=[child(0), child(1, refuses=True)])})
+            program(
+                "program",
+                {"write1": done, "call2": Act(do="children", children=[child(0), child(1, refuses=True)])},
+            )
         ],
         "one key": lambda: [program("keyed", turn, f".{number}", key) for number in range(3)],
         "an object": lambda: [program("program", {"call1": Act(do="object", ledger=path), "write2": done})],
-        "an object, undone": lambda: [program("program", {"call1": Act(do="object", ledger=path), "call3": refused})],
-        "two queues": lambda: [program("queues", {"write1": done, "call1": done, "each1": Act(items=2), "write2": done, "call2": done})],
+        "an object, undone": lambda: [
+            program("program", {"call1": Act(do="object", ledger=path), "call3": refused})
+        ],
+        "two queues": lambda: [
+            program(
+                "queues",
+                {"write1": done, "call1": done, "each1": Act(items=2), "write2": done, "call2": done},
+            )
+        ],
         "at most once": lambda: [program("once", {"write1": done, "once1": done, "write2": done})],
     }
     return shapes[shape]() if shape else [program("short", {}, shape) for shape in shapes]
@@ -88,11 +136,14 @@ class Sweep:
         survivors = self._kill()
         killed = time.monotonic()
         self._finish()
-        print(f"{len(self.cases)} cases: killed in {killed - counted:.1f} s, finished in {time.monotonic() - killed:.1f} s")
+        took = f"killed in {killed - counted:.1f} s, finished in {time.monotonic() - killed:.1f} s"
+        print(f"{len(self.cases)} cases: {took}, {sum(os.times()[:4]):.1f} s of processor")
         verdict = judge(self.programs)
         return {
             "reached": reached,
-            "unreached": [point for point in points if not any(point in counts for counts in reached.values())],
+            "unreached": [
+                point for point in points if not any(point in counts for counts in reached.values())
+            ],
             "cases": self.cases,
             "survivors": survivors,
             "violations": verdict.violations,
@@ -111,7 +162,10 @@ class Sweep:
             programs, file = self._prepare(f"whole{number}", shape), self.directory / f"counts{number}"
             _wait_for([_fork(lambda programs=programs, file=file: _live_counted(programs, file))], 0)
             reached[shape] = json.loads(file.read_text())
-        return {shape: {point: n for point, n in counts.items() if point in points} for shape, counts in reached.items()}
+        return {
+            shape: {point: n for point, n in counts.items() if point in points}
+            for shape, counts in reached.items()
+        }
 
     def _kill(self) -> list[tuple[str, str, int]]:
         """Have a process die in each case; return the cases in which it didn't."""

@@ -63,7 +63,9 @@ class _Model:
 
     def _slot(self, slot: str, kind: str) -> bool:
         if kind == "pair":
-            return all([self._step(slot + side, kind) for side, kind in zip(SIDES, ("write", "call"), strict=True)])
+            return all(  # of a list: each is carried out, whatever the one before gave
+                [self._step(slot + side, kind) for side, kind in zip(SIDES, ("write", "call"), strict=True)]
+            )
         return self._step(slot, kind)
 
     def _step(self, name: str, kind: str) -> bool:
@@ -103,7 +105,12 @@ class _Model:
         if act.do == "sleep":
             self.done += [(each, False) for each in paths]
             return True
-        return all([self._effect(each, writes, refuses=index == act.refused_item) for index, each in enumerate(paths)])
+        return all(  # likewise
+            [
+                self._effect(each, writes, refuses=index == act.refused_item)
+                for index, each in enumerate(paths)
+            ]
+        )
 
     def _once(self, name: str, path: str) -> bool:
         """A worker that dies in it leaves it to a person, and what comes after it undone."""

@@ -4,13 +4,17 @@ from django.db import models
 class Effect(models.Model):
     """What a transactional step did. Deliberately without a unique key: what was done twice stands here twice."""
 
-    path = models.CharField(max_length=200)  # of the program, the slot and the item; the same whichever run did it
+    path = models.CharField(
+        max_length=200
+    )  # of the program, the slot and the item; the same whichever run did it
     undo = models.BooleanField(default=False)
     attempt = models.PositiveIntegerField()
 
     class Meta:
         # The rows of one program are read by their path's beginning; Django's index for LIKE serves that.
-        indexes = (models.Index(fields=["path"], name="chaos_effect_path", opclasses=["varchar_pattern_ops"]),)
+        indexes = (
+            models.Index(fields=["path"], name="chaos_effect_path", opclasses=["varchar_pattern_ops"]),
+        )
 
 
 class Counter(models.Model):

@@ -28,7 +28,13 @@ SLOTS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "short": (("write1", "write"), ("call1", "call"), ("write2", "write")),
     "keyed": (("read1", "read"), ("call1", "call"), ("bump1", "bump"), ("each1", "each"), ("call2", "call")),
-    "queues": (("write1", "write"), ("call1", "call"), ("each1", "each"), ("write2", "write"), ("call2", "call")),
+    "queues": (
+        ("write1", "write"),
+        ("call1", "call"),
+        ("each1", "each"),
+        ("write2", "write"),
+        ("call2", "call"),
+    ),
     "once": (("write1", "write"), ("once1", "once"), ("write2", "write")),
 }
 ON_OPS = {"queues": {"call1", "each1", "call2"}}  # on another queue than the rest
@@ -95,7 +101,12 @@ class Generator:
         for slot, kind in SLOTS[workflow]:
             wanted = slot in ALWAYS.get(workflow, ()) or chance.random() < 0.6
             for name in names_in(slot, kind) if wanted else ():
-                acts[name] = self._act(kind if kind != "pair" else ("write", "call")[name[-1] == "b"], f"{path}/{name}", outside, depth)
+                acts[name] = self._act(
+                    kind if kind != "pair" else ("write", "call")[name[-1] == "b"],
+                    f"{path}/{name}",
+                    outside,
+                    depth,
+                )
         spoilable = [act for name, act in acts.items() if name not in ("read1", "once1")]
         if chance.random() < 0.3 and spoilable:
             self._spoil(chance.choice(spoilable))

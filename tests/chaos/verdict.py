@@ -55,7 +55,9 @@ class Facts:
         for path, undo in models.Effect.objects.values_list("path", "undo").iterator(chunk_size=5000):
             effects[path.partition("/")[0]][path, undo] += 1
         noted: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
-        for key in VirtualObjectState.objects.filter(key__startswith="chaos.ledger:").values_list("key", flat=True):
+        for key in VirtualObjectState.objects.filter(key__startswith="chaos.ledger:").values_list(
+            "key", flat=True
+        ):
             ledger = key.partition(":")[2]
             for path in Ledger(ledger).entries():
                 noted[path.partition("/")[0]][path, ledger] += 1
@@ -122,7 +124,10 @@ class _Judge:
         for program in self.program.family():
             for run in self.facts.runs.get(program.path, []):
                 if run.finished_at is None and not self._may_rest(program, run):
-                    self._add("stuck", f"{program.path} is {run.state}, waiting for {run.waiting_for!r} at {run.operation}")
+                    self._add(
+                        "stuck",
+                        f"{program.path} is {run.state}, waiting for {run.waiting_for!r} at {run.operation}",
+                    )
                     return False
         return True
 
@@ -204,7 +209,10 @@ class _Judge:
             if done > 1 or undone > 1:
                 self._add("duplicated", f"{path} was written {done} times and undone {undone} times")
             elif undone != (done if back else 0):
-                self._add("lost", f"{path} was written {done} times, undone {undone} times; {program.path} is {run.state}")
+                self._add(
+                    "lost",
+                    f"{path} was written {done} times, undone {undone} times; {program.path} is {run.state}",
+                )
 
 
 def repeated_calls(programs: Iterable[Program]) -> int:

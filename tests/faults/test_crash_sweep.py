@@ -32,7 +32,9 @@ def swept(live: Live, tmp_path: Path) -> dict[str, Any]:
 @pytest.mark.timeout(300)
 @pytest.mark.case("E1", "E2", "E3", "E4", "E5", "E39", "E41")
 def test_nothing_is_lost_or_done_twice_wherever_a_process_dies(swept: dict[str, Any]) -> None:
-    assert swept["unreached"] == [], "these crash points are reached by no shape of the sweep: add one that does"
+    assert swept["unreached"] == [], (
+        "these crash points are reached by no shape of the sweep: add one that does"
+    )
     assert swept["survivors"] == [], "these processes should have died and did not"
     assert swept["violations"] == {}
     occurrences = {(shape, point) for shape, point, occurrence in swept["cases"] if occurrence > 1}

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from tests.sample import objects  # noqa: F401 - Django imports this module of an app, and so that one
 from tests.sample.models import Effect
 from workflows import (
+    Child,
     Operation,
     PermanentError,
     Retry,
@@ -156,3 +157,29 @@ class TwoQueues(Workflow[SampleInput, str]):
     @step(effect="transactional")
     def back(self, operation: Operation) -> str:
         return write(operation)
+
+
+class Kept(Workflow[SampleInput, str]):
+    """One step; its runs are archived a month after they ended."""
+
+    class Meta:
+        name, version, queue, retention_days = "sample.kept", 1, "workflows", 30
+
+    @step(effect="transactional")
+    def only(self, input: SampleInput, operation: Operation) -> str:
+        return write(operation)
+
+
+class KeptFamily(Workflow[SampleInput, list[str]]):
+    """A child, then three branches; archived a month after they ended, all together."""
+
+    class Meta:
+        name, version, queue, retention_days = "sample.kept_family", 1, "workflows", 30
+
+    @step
+    def child(self, input: SampleInput) -> Child[str]:
+        return Kept.child(input)
+
+    @step(effect="transactional", each=lambda input: ["a", "b", "c"])
+    def letters(self, item: str, operation: Operation) -> str:
+        return item + write(operation)

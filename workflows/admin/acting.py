@@ -86,7 +86,7 @@ class LimitForm(ReasonForm):
     per_seconds = forms.IntegerField(
         min_value=1, initial=1, widget=UnfoldAdminIntegerFieldWidget(), help_text="the window, in seconds"
     )
-    field_order = ("concurrency", "rate", "per_seconds", "reason")
+    field_order: Any = ("concurrency", "rate", "per_seconds", "reason")
 
 
 class ScopeForm(LimitForm):

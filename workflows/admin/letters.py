@@ -199,7 +199,7 @@ class DeadLetterAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
                 job = start_bulk(
                     act,
                     chosen,
-                    actor=request.user.get_username(),  # type: ignore[union-attr]
+                    actor=request.user.get_username(),
                     reason=form.cleaned_data["reason"],
                 )
             except WorkflowError as error:

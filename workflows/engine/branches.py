@@ -7,6 +7,7 @@ about a set, asked after each branch's commit and by the sweeper, so that nothin
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -14,9 +15,12 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef
 
 from workflows.clock import db_now, now
+from workflows.commands import CommandError
 from workflows.crashpoints import crashpoint
 from workflows.doorbell import ring, send_some
+from workflows.engine.plan import find_operation
 from workflows.engine.session import Session
+from workflows.engine.unbegun import unbegun
 from workflows.history import Chain, output_digest
 from workflows.ids import uuid7
 from workflows.models import Event, Run, Step
@@ -26,7 +30,7 @@ from workflows.steps import StepDefinition
 crashpoint.register("engine.branching", "some of the branches are committed, others not yet")
 
 CHUNK = 1000
-RING_FIRST = 32  # the others are taken up by those who have finished one
+RING_FIRST = 32  # of each queue; the others are taken up by those who have finished one
 
 
 def make_branches(session: Session, wanted: "list[tuple[StepDefinition, int, Any]]") -> int:
@@ -83,24 +87,12 @@ def _begin(run: Run) -> list[Event]:
     return chain.take()
 
 
-def ring_branches(parent: Run) -> None:
-    """Send some of the branches on their way; whoever finishes one takes up the next."""
-    live = Run.objects.filter(parent=parent, finished_at__isnull=True, wake_at__isnull=False)
-    send_some(list(live.exclude(branch="").order_by("id")[:RING_FIRST]))
-
-
-def next_sibling(branch: Run) -> Run | None:
-    """Return a sibling that nobody has begun, on the same queue."""
-    waiting = Run.objects.filter(
-        parent_id=branch.parent_id,
-        finished_at__isnull=True,
-        lease_until__isnull=True,
-        state=RunState.READY,
-        queue=branch.queue,
-        attempt=0,
-        wake_at__lte=db_now(),
-    )
-    return waiting.exclude(branch="").order_by("id").first()
+def ring_branches(session: Session) -> None:
+    """Send some of the branches on their way, on each of their queues; whoever finishes one takes up the next."""
+    planned = find_operation(session.definition, session.run.operation)
+    assert planned is not None
+    for queue in {step.queue for step in session.definition.members(planned.position)}:
+        send_some(list(unbegun(session.run.pk).filter(queue=queue)[:RING_FIRST]))
 
 
 def is_over(parent_id: Any) -> bool:
@@ -133,15 +125,29 @@ def _wake(parents: Any, limit: int = 1) -> int:
     return woken
 
 
-def outcomes(session: Session) -> tuple[str, Step | None, int]:
-    """Return a digest of how all branches of the current group ended, the first step that failed, and how many are gone."""
+@dataclass(frozen=True)
+class Ends:
+    """How the branches of a group ended: the digest of all, the first error, the first that was stopped, how many are gone."""
+
+    digest: str
+    error: CommandError | None
+    stopped: str | None
+    missing: int
+
+
+def ends_of(session: Session) -> Ends:
+    """Return how the branches of the current group ended."""
     members = {step.name for step in session.definition.members(session.current.position)}
-    digest, present = hashlib.sha256(), 0
+    digest, present, stopped = hashlib.sha256(), 0, None
     for branch, state, head in _ended(session.run, members):
         present += 1
         digest.update(f"{branch} {state} {head}\n".encode())
+        if state != RunState.SUCCEEDED:
+            stopped = stopped or branch
     rows = Step.objects.filter(run=session.run, name__in=members, state=StepState.FAILED)
-    return digest.hexdigest(), rows.order_by("seq").first(), max(_made(session) - present, 0)
+    failed = rows.filter(error__isnull=False).order_by("seq").first()
+    error = CommandError.model_validate(failed.error) if failed else None
+    return Ends(digest.hexdigest(), error, stopped, max(_made(session) - present, 0))
 
 
 def _made(session: Session) -> int:

@@ -7,7 +7,7 @@ same job, and nothing happens after a stop.
 
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -21,7 +21,7 @@ from workflows.engine import decisions
 from workflows.engine.acts import note_act
 from workflows.engine.replay import replay_dead_letter
 from workflows.errors import FencedError, NotPossibleError, WorkflowError
-from workflows.leases import Claim, claim, guard, release
+from workflows.leases import Claim, claim, release
 from workflows.models import DeadLetter
 from workflows.states import DeadLetterState
 
@@ -86,9 +86,8 @@ def start_bulk(
 
 def _freeze(job: BulkJob, letters: "QuerySet[DeadLetter]") -> int:
     """Insert an item for each open letter, inside the database; return how many."""
-    wanted = DeadLetter.objects.filter(state=DeadLetterState.OPEN, pk__in=letters.order_by().values("pk"))
-    if letters.query.is_sliced:
-        wanted = DeadLetter.objects.filter(state=DeadLetterState.OPEN, pk__in=letters.values("pk"))
+    chosen = letters if letters.query.is_sliced else letters.order_by()
+    wanted = DeadLetter.objects.filter(state=DeadLetterState.OPEN, pk__in=chosen.values("pk"))
     total, last = 0, None
     while True:
         chunk = wanted if last is None else wanted.filter(pk__gt=last)
@@ -189,36 +188,36 @@ def _deal_with(held: Claim[BulkJob], item: BulkItem) -> int:
     return 1
 
 
-def _require_running(held: Claim[BulkJob], next_at: Any) -> None:
+def _require_running(held: Claim[BulkJob], next_at: datetime) -> None:
     """Lock the job for this item. Raises FencedError when another worker has it, or somebody stopped it."""
-    guard(held, next_at=next_at)
-    if BulkJob.objects.filter(pk=held.row.pk, state=BulkJob.State.RUNNING).count() == 0:
-        raise FencedError(f"bulk job {held.row.pk} was stopped")
+    mine = BulkJob.objects.filter(pk=held.row.pk, epoch=held.epoch, state=BulkJob.State.RUNNING)
+    if mine.update(next_at=next_at, lease_until=clock.in_seconds(LEASE_SECONDS)) == 0:
+        raise FencedError(f"bulk job {held.row.pk} was stopped, or taken over by another worker")
 
 
 def _decide(job: BulkJob, letter_id: Any) -> tuple[str, str]:
     """Carry the decision out; return the item's state as the dead letter shows it afterwards."""
-    detail = ""
+    reason = f"{job.reason} (bulk {job.pk})"
     try:
-        with transaction.atomic():
-            reason = f"{job.reason} (bulk {job.pk})"
-            ACTIONS[job.action](letter_id, actor=job.actor, reason=reason, **job.parameters)
+        ACTIONS[job.action](letter_id, actor=job.actor, reason=reason, **job.parameters)
     except DatabaseError:
         raise
     except WorkflowError as error:
-        detail = f"{error.code}: {error.message}"
+        return _not_done(letter_id, f"{error.code}: {error.message}")
     except DeadLetter.DoesNotExist:
         return BulkItem.State.FAILED, "it is gone"
     except Exception as error:  # one bad row must not stop the others
         log.exception("bulk_item_failed", job=str(job.pk), dead_letter=str(letter_id))
-        detail = f"unforeseen: {type(error).__name__}"
+        return _not_done(letter_id, f"unforeseen: {type(error).__name__}")
+    return BulkItem.State.DONE, ""
+
+
+def _not_done(letter_id: Any, why: str) -> tuple[str, str]:
     letter = DeadLetter.objects.get(pk=letter_id)
     if letter.state == DeadLetterState.OPEN:
-        return BulkItem.State.FAILED, detail
-    if detail:
-        at = f" at {letter.resolved_at:%Y-%m-%d %H:%M:%S} UTC" if letter.resolved_at else ""
-        return BulkItem.State.SKIPPED, f"{letter.resolution} by {letter.resolved_by}{at}"
-    return BulkItem.State.DONE, ""
+        return BulkItem.State.FAILED, why
+    at = f" at {letter.resolved_at:%Y-%m-%d %H:%M:%S} UTC" if letter.resolved_at else ""
+    return BulkItem.State.SKIPPED, f"{letter.resolution} by {letter.resolved_by}{at}"
 
 
 def _finish(held: Claim[BulkJob]) -> None:

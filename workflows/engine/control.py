@@ -16,6 +16,7 @@ from workflows.engine.acts import note_act
 from workflows.engine.ending import end_at_once, failure, note_half_done
 from workflows.engine.keys import take_key
 from workflows.engine.letters import lock_run, resolve_letters
+from workflows.engine.unbegun import leave_out
 from workflows.errors import NotPossibleError, RunEndedError
 from workflows.history import Chain
 from workflows.leases import claim, release
@@ -200,6 +201,7 @@ def kill_run(run_id: Any, *, actor: str, reason: str) -> Run:
 def stop_branches(parent: Run) -> None:
     """Have the branches stopped that are not over; what they have done, their parent undoes."""
     request = parent.request or {}
+    leave_out(parent.pk, "its parent was stopped")
     for branch in Run.objects.filter(parent=parent, finished_at__isnull=True).exclude(branch=""):
         stop_run(branch.pk, actor=request.get("actor", "engine"), reason=request.get("reason", ""))
 

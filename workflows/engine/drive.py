@@ -13,17 +13,17 @@ from workflows.crashpoints import crashpoint
 from workflows.definition import find_definition
 from workflows.doorbell import send_some
 from workflows.engine import branches, draining, limits
+from workflows.engine.arguments import arguments, select
 from workflows.engine.children import look_again
 from workflows.engine.claiming import claim_run
-from workflows.engine.control import obey_late, stop_branches
+from workflows.engine.control import STOPPING, obey_late
+from workflows.engine.fanout import fan_out, join
 from workflows.engine.objects import Written
 from workflows.engine.outcomes import (
     CalledOff,
     Done,
-    Failed,
     FannedOut,
     Halted,
-    Joined,
     Outcome,
     Parked,
     Skipped,
@@ -31,28 +31,26 @@ from workflows.engine.outcomes import (
     Submitted,
     Suspended,
     TryLater,
+    missing,
     outcome_of_error,
     to_json,
 )
-from workflows.engine.plan import ITEMS_MAX, find_operation
 from workflows.engine.recording import park, record
 from workflows.engine.session import Session, is_database_trouble
 from workflows.engine.timeouts import time_limit
 from workflows.engine.transactions import in_transaction
 from workflows.engine.wake import settle
-from workflows.errors import CommandFailedError, FencedError, PermanentError
+from workflows.errors import CommandFailedError, FencedError
 from workflows.leases import keep
-from workflows.models import Step, Wait
-from workflows.states import Control, DeadLetterReason, Join, StepState, WaitState
-from workflows.steps import Selector, StepDefinition, StepFailure
+from workflows.models import Wait
+from workflows.states import Control, DeadLetterReason, Join, WaitState
+from workflows.steps import StepDefinition
 
 log = structlog.get_logger()
 
 crashpoint.register("engine.before_claim", "a worker has the message, and has not looked at the run")
 crashpoint.register("engine.claimed", "the claim is committed, the step's code has not begun")
 crashpoint.register("engine.recorded", "an outcome is committed, nobody was told")
-
-STOPPING = frozenset({Control.CANCEL, Control.COMPENSATE})
 
 
 def advance(run_id: Any, *, takes_heir: bool = False) -> Session | None:
@@ -123,7 +121,8 @@ def _look_at(session: Session) -> None:
     run, definition = session.run, session.definition
     if run.recoveries:
         session.chain.add("run_recovered", session.claim.claimed_at, recoveries=run.recoveries)
-        if session.planned and not session.resuming and session.current.step.effect != "transactional":
+        in_doubt = session.planned and not session.resuming and not session.current.fans_out
+        if in_doubt and session.current.step.effect != "transactional":
             session.touch(session.row).uncertain = True
             if session.current.step.effect == "at_most_once":
                 text = "the worker died in this step; nobody knows whether it happened, and it may happen at most once"
@@ -254,7 +253,7 @@ def _collect(session: Session) -> Outcome:
     failed = [wait for wait in waits if wait.state == WaitState.FAILED]
     done = [wait for wait in waits if wait.state == WaitState.DONE]
     if gone is not None and not (done and waits[0].join == Join.ANY):
-        return _missing(
+        return missing(
             f"run {gone}, for which it waits, is not in the database any more: restore it, then replay"
         )
     if waits[0].join == Join.ANY:
@@ -305,63 +304,12 @@ def _withdraw(waits: list[Wait]) -> bool:
 
 
 def _carry_out_branches(session: Session, *, may_continue: bool) -> None:
-    if session.resuming:
-        record(session, _join(session), may_continue=may_continue)
-        return
-    outcome = _attempt(session, lambda: _fan_out(session))
+    outcome = join(session) if session.resuming else _attempt(session, lambda: fan_out(session))
     record(session, outcome, may_continue=may_continue)
     if isinstance(outcome, FannedOut):
-        branches.ring_branches(session.run)
+        branches.ring_branches(session)
+    if isinstance(outcome, FannedOut | StillWaiting):
         branches.join_branches(session.run.pk)  # all of them may have ended before the run waited
-
-
-def _fan_out(session: Session) -> Outcome:
-    wanted: list[tuple[StepDefinition, int, Any]] = []
-    for step in session.definition.members(session.current.position):
-        if step.each is None:
-            wanted.append((step, 0, None))
-        elif step.when and not _select(session, step.when):
-            session.touch(_skipped_row(session, step))
-        else:
-            items = [step.item.dump_python(item, mode="json") for item in _select(session, step.each)]  # type: ignore[union-attr]
-            if len(items) > ITEMS_MAX:
-                raise PermanentError(
-                    "EACH_TOO_LARGE", f"{step.name}: {len(items):,} items, at most {ITEMS_MAX:,}"
-                )
-            wanted += [(step, index, item) for index, item in enumerate(items)]
-    return FannedOut(branches.make_branches(session, wanted)) if wanted else Joined()
-
-
-def _skipped_row(session: Session, step: StepDefinition) -> Step:
-    planned = find_operation(session.definition, f"{step.name}#0")
-    assert planned is not None
-    operation = planned.operation_id
-    return Step(
-        run_id=session.run.pk,
-        operation_id=operation,
-        name=step.name,
-        seq=planned.seq,
-        state=StepState.SKIPPED,
-        finished_at=session.claim.now(),
-    )
-
-
-def _join(session: Session) -> Outcome:
-    if not branches.is_over(session.run.pk):
-        if session.control in STOPPING:
-            stop_branches(session.run)
-        return StillWaiting()
-    digest, failed, lost = branches.outcomes(session)
-    if lost:
-        return _missing(f"{lost} of its branches are not in the database any more: restore them, then replay")
-    session.chain.add(
-        "branches_ended", session.claim.now(), step=session.current.operation_id, outcomes=digest
-    )
-    return Joined() if failed is None else Failed(CommandError.model_validate(failed.error))
-
-
-def _missing(text: str) -> Parked:
-    return Parked(DeadLetterReason.RUN_MISSING, CommandError(code="RUN_MISSING", message=text))
 
 
 def _attempt(session: Session, work: Callable[[], Outcome]) -> Outcome:
@@ -395,15 +343,15 @@ def _outcome_of_error(session: Session, step: StepDefinition, error: Exception) 
 
 
 def _call(session: Session, step: StepDefinition) -> Outcome:
-    if step.when and step.each is None and not _select(session, step.when):
+    if step.when and step.each is None and not select(session, step.when):
         return Skipped()
     workflow = session.definition.workflow()
     with time_limit(step.timeout or settings.WORKFLOWS["step_timeout_seconds"], step.name):
         if step.verifier and session.run.attempt > 1:
-            found = step.verifier.body(workflow, **_arguments(session, step.verifier.parameters))
+            found = step.verifier.body(workflow, **arguments(session, step.verifier.parameters))
             if found is not None:
                 return Done(to_json(step, found))
-        value = step.body(workflow, **_arguments(session, step.parameters))
+        value = step.body(workflow, **arguments(session, step.parameters))
     if isinstance(value, Written):
         session.written, value = value, value.returned
     if isinstance(value, Command):
@@ -413,26 +361,3 @@ def _call(session: Session, step: StepDefinition) -> Outcome:
     if isinstance(value, list) and value and all(isinstance(item, Command) for item in value):
         return Suspended(value, Join.ALL)
     return Done(to_json(step, value))
-
-
-def _select(session: Session, selector: Selector) -> Any:
-    return selector.function(**_arguments(session, selector.parameters))
-
-
-def _arguments(session: Session, parameters: tuple[str, ...]) -> dict[str, Any]:
-    return {name: _argument(session, name) for name in parameters}
-
-
-def _argument(session: Session, name: str) -> Any:
-    match name:
-        case "input":
-            return session.input
-        case "operation":
-            return session.operation
-        case "failure":
-            return StepFailure.model_validate(session.run.error)
-        case "item":
-            return session.item
-        case _:
-            own = session.current.undoes.partition("#")[0]
-            return session.output_of(name, session.current.index if name == own else None)

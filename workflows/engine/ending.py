@@ -11,6 +11,7 @@ from workflows.definition import find_definition
 from workflows.engine.keys import release_key
 from workflows.engine.letters import lock_run, resolve_letters
 from workflows.engine.plan import find_operation
+from workflows.engine.unbegun import leave_out, leave_out_siblings
 from workflows.history import Chain
 from workflows.models import Run, Step, Wait
 from workflows.states import TERMINAL, Control, RunState, StepState, WaitingFor, WaitState
@@ -40,12 +41,14 @@ def end_at_once(
     _end(run, state, event, error, {**data, "actor": actor, "reason": reason})
     tell_parent(run)
     if run.branch:
+        leave_out_siblings(run)
         join_branches(run.parent_id)
         # Again, for a sibling that ended meanwhile has not seen this one's end.
         transaction.on_commit(lambda: join_branches(run.parent_id), robust=True)
 
 
 def _end_below(run: Run, actor: str, reason: str) -> None:
+    leave_out(run.pk, reason)
     for child in Run.objects.filter(parent=run, finished_at__isnull=True).order_by("pk"):
         locked = lock_run(child.pk)
         if locked.state in TERMINAL:
@@ -99,7 +102,7 @@ def note_half_done(run: Run) -> None:
     """Have the operation at which a locked run stopped undone, too, if a part of it has happened since."""
     done = Wait.objects.filter(run=run, operation_id=run.operation, state=WaitState.DONE)
     if done.exclude(kind__in=("sleep", "signal", "approval")).exists():
-        rows = Step.objects.filter(run_id=run.home_id, operation_id=run.operation)  # type: ignore[misc]
+        rows = Step.objects.filter(run_id=run.home_id, operation_id=run.operation)
         rows.exclude(state__in=sorted(ENDED_WELL)).update(state=StepState.FAILED, uncertain=True)
 
 

@@ -65,7 +65,7 @@ def obstacle(run: Run, definition: Definition) -> str | None:
 
 
 def _names_behind(run: Run) -> set[str]:
-    rows = Step.objects.filter(run_id=run.home_id)  # type: ignore[misc]
+    rows = Step.objects.filter(run_id=run.home_id)
     done = rows.exclude(state__in=[StepState.PENDING, StepState.WAITING]).exclude(operation_id=run.operation)
     return {name for name in done.values_list("name", flat=True).distinct() if "." not in name}
 

@@ -144,6 +144,11 @@ def outcome_of_error(
     return TryLater(described, delay, uncertain)
 
 
+def missing(text: str) -> Parked:
+    """A run that this one waits for is not in the database any more: nobody would ever wake it."""
+    return Parked(DeadLetterReason.RUN_MISSING, CommandError(code="RUN_MISSING", message=text))
+
+
 def describe(error: Exception) -> CommandError:
     """Return an exception as a code and a text that any database can store, even if its own `str` fails."""
     code = error.code if isinstance(error, WorkflowError) else f"UNEXPECTED_{type(error).__name__.upper()}"

@@ -33,6 +33,7 @@ from workflows.engine.plan import Planned, at_position, pending_undos
 from workflows.engine.session import Session
 from workflows.engine.transactions import in_transaction
 from workflows.engine.troubles import open_dead_letter
+from workflows.engine.unbegun import leave_out_siblings
 from workflows.engine.waits import when_to_look
 from workflows.history import output_digest
 from workflows.models import Payload, Step, Wait
@@ -84,6 +85,7 @@ class Recording:
             case FannedOut(branches):
                 self._fan_out(branches)
             case Joined():
+                self._close_fan_out()
                 self._go_on(None)
             case StillWaiting():
                 self._still_wait()
@@ -117,6 +119,8 @@ class Recording:
         if run.finished_at is not None:
             session.heir = pass_key_on(run, session.written)
             tell_parent(run)
+            if run.branch and run.state == RunState.FAILED:
+                leave_out_siblings(run)
         elif session.written is not None:
             write_state(run, session.written)
         session.written = None
@@ -150,7 +154,7 @@ class Recording:
         return {"version": written.version + 1, "state": output_digest(written.state)}
 
     def _set_undone(self, planned: Planned) -> None:
-        undone = Step.objects.get(run_id=self.run.home_id, operation_id=planned.undoes)  # type: ignore[misc]
+        undone = Step.objects.get(run_id=self.run.home_id, operation_id=planned.undoes)
         undone.state = StepState.UNDONE
         self.session.touch(undone)
 
@@ -254,7 +258,9 @@ class Recording:
         session = self.session
         row = session.touch(session.row)
         row.state, row.attempt = StepState.WAITING, self.run.attempt
-        row.uncertain = row.uncertain or session.written is not None  # should it fail, there is something to undo
+        row.uncertain = (
+            row.uncertain or session.written is not None
+        )  # should it fail, there is something to undo
         Wait.objects.bulk_create(waits)
         commands = [[wait.kind, wait.reference] for wait in waits]
         session.chain.add(
@@ -284,8 +290,21 @@ class Recording:
 
     def _fan_out(self, branches: int) -> None:
         session = self.session
+        self._close_fan_out()
         session.chain.add("step_branched", self.at, step=session.current.operation_id, branches=branches)
         session.let_go(RunState.WAITING, waiting_for=WaitingFor.BRANCHES, wake_at=None)
+
+    def _close_fan_out(self) -> None:
+        """End the row that stands for a fan-out, which it has only when an attempt at it had failed."""
+        row = self.session.row
+        if row.pk is not None and row.state != StepState.SUCCEEDED:
+            self.session.touch(row)
+            row.state, row.attempt, row.finished_at, row.error = (
+                StepState.SUCCEEDED,
+                self.run.attempt,
+                self.at,
+                None,
+            )
 
     def _try_later(self, outcome: TryLater) -> None:
         session, error = self.session, outcome.error

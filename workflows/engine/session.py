@@ -122,7 +122,7 @@ class Session:
         if self.run.attempt <= 1 and not self.resuming and not self.run.recoveries and not stopped:
             return None  # nothing has come of it yet
         wanted = self.current.operation_id
-        return Step.objects.filter(run_id=self.run.home_id, operation_id=wanted).first()  # type: ignore[misc]
+        return Step.objects.filter(run_id=self.run.home_id, operation_id=wanted).first()
 
     def _new_row(self) -> Step:
         planned = self.current
@@ -173,7 +173,7 @@ class Session:
 
     def _load_output(self, name: str, index: int | None) -> Any:
         step = self.definition.steps[self.definition.places[name]]
-        rows = Step.objects.filter(run_id=self.run.home_id, name=name).order_by("index")  # type: ignore[misc]
+        rows = Step.objects.filter(run_id=self.run.home_id, name=name).order_by("index")
         if index is not None:
             rows = rows.filter(index=index)
         found = list(rows.only("operation_id", "state", "output", "large", "index"))
@@ -191,7 +191,7 @@ class Session:
     def _load_payloads(self, operations: list[str]) -> dict[str, Any]:
         if not operations:
             return {}
-        found = Payload.objects.filter(run_id=self.run.home_id, operation_id__in=operations)  # type: ignore[misc]
+        found = Payload.objects.filter(run_id=self.run.home_id, operation_id__in=operations)
         return dict(found.values_list("operation_id", "data"))
 
     def remember(self, output: Stored) -> None:
@@ -236,8 +236,10 @@ class Session:
 
     def lock(self) -> None:
         """Keep everybody else from the run until the transaction ends. Raises FencedError."""
-        where = {"pk": self.run.pk} if fence_is_off() else {"pk": self.run.pk, "epoch": self.claim.epoch}
-        if not Run.objects.select_for_update().filter(**where).exists():
+        where: dict[str, Any] = (
+            {"pk": self.run.pk} if fence_is_off() else {"pk": self.run.pk, "epoch": self.claim.epoch}
+        )
+        if not Run.objects.select_for_update(no_key=True).filter(**where).exists():
             self._lose()
 
     def snapshot(self) -> _Snapshot:

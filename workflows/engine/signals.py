@@ -73,9 +73,10 @@ def take_stored(reference: str) -> CommandResult | None:
 def _result_of(signal: Signal) -> CommandResult:
     if not signal.name.startswith(COMPLETION):
         return CommandResult(value=signal.payload)
-    error = signal.payload.get("error")
+    payload: dict[str, Any] = signal.payload or {}
+    error = payload.get("error")
     return CommandResult(
-        value=signal.payload.get("value"), error=CommandError.model_validate(error) if error else None
+        value=payload.get("value"), error=CommandError.model_validate(error) if error else None
     )
 
 

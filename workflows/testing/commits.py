@@ -65,7 +65,7 @@ class Commits:
         if len(connection.savepoint_ids) > self._level:
             return
         pending, connection.run_on_commit = connection.run_on_commit, []
-        for _, function, robust in pending:
+        for _, function, robust in pending:  # type: ignore[misc]  # the stubs know an older Django's pairs
             try:
                 function()
             except Exception:

@@ -48,12 +48,15 @@ def crash_everywhere(
         sweep = Sweep(t, workflow, input, invariant, answers or {})
         before = t.reached.copy()
         sweep.try_point(None)
+        sweep.require_held()
         reached = t.reached - before
         chosen = [name for name in sorted(reached) if points is None or name in points]
         for name in chosen:
             for at in range(1, reached[name] + 1):
                 sweep.try_point((name, at))
-    sweep.require_sound()
+    sweep.require_held()
+    if sweep.crashes == 0:
+        raise AssertionError(f"{workflow.definition.name} passed no crash point: nothing is shown")
     return sweep.crashes
 
 
@@ -86,14 +89,13 @@ class Sweep:
             where = f"crash at {point[0]}, occurrence {point[1]}" if point else "without a crash"
             self.failures.append(f"{where}: {problem}")
 
-    def require_sound(self) -> None:
+    def require_held(self) -> None:
+        """Raise AssertionError with everything that went wrong so far."""
         if self.failures:
             raise AssertionError(
                 f"{self.workflow.definition.name}: {len(self.failures)} of {self.number} runs went wrong\n  "
                 + "\n  ".join(self.failures)
             )
-        if self.crashes == 0:
-            raise AssertionError(f"{self.workflow.definition.name} passed no crash point: nothing is shown")
 
     def _finish(self, data: Any) -> tuple[Run, str]:
         """Carry a run to its end, and return it with what keeps it from one."""

@@ -26,7 +26,11 @@ class Failures:
         self._bodies: list[tuple[StepDefinition, Body]] = []
 
     def ask(
-        self, step: str, times: int, error: Exception | type[Exception] | None, workflow: type[Workflow[Any, Any]] | None
+        self,
+        step: str,
+        times: int,
+        error: Exception | type[Exception] | None,
+        workflow: type[Workflow[Any, Any]] | None,
     ) -> None:
         found = [each for name, each in _steps(workflow) if name == step]
         if not found:

@@ -29,6 +29,10 @@ def assert_history(run: Run, path: Path) -> None:
     text = "".join(" ".join(map(str, line)) + "\n" for line in history_of(run))
     if not path.exists():
         path.write_text(text)
-        raise AssertionError(f"{path} was missing and is written now: look whether it is right, then run again")
+        raise AssertionError(
+            f"{path} was missing and is written now: look whether it is right, then run again"
+        )
     kept = path.read_text()
-    assert text == kept, f"the history is not that of {path}; if it is right so, delete the file and run again"
+    assert text == kept, (
+        f"the history is not that of {path}; if it is right so, delete the file and run again"
+    )

@@ -66,9 +66,7 @@ def pending_waits(run: Run) -> list[PendingWait]:
 def find_wait(run: Run, step: str, index: int | None = None) -> PendingWait:
     """Return what a step (`pay`) or operation (`charge#3`) waits for; of several the first that is no sleep."""
     pending = pending_waits(run)
-    mine = [
-        each for each in pending if step in (each.step, each.operation) and index in (None, each.index)
-    ]
+    mine = [each for each in pending if step in (each.step, each.operation) and index in (None, each.index)]
     if not mine:
         place = step if index is None else f"{step}, command {index}"
         there = "; ".join(map(str, pending)) or "nothing"

@@ -29,15 +29,15 @@ def define(steps: int) -> Callable[[], None]:
 
 def prepare(url: str) -> None:
     """Create the tables and the queue, before several processes would do so at once."""
-    launch(url, "preparation")
+    launch(url, "preparation", queues=[])
     # The fastest of what was tried. By default a worker looks once a second and takes all that there is: whoever
     # looks first has everything, and the other worker nothing.
     DBOS.register_queue(QUEUE, worker_concurrency=20, polling_interval_sec=0.1)
     DBOS.destroy()
 
 
-def launch(url: str, executor: str) -> None:
-    """Start the engine in this process; `executor` must differ in each, DBOS tells them apart by it."""
+def launch(url: str, executor: str, *, queues: list[str]) -> None:
+    """Start the engine in this process. `executor` must differ in each: DBOS tells them apart by it."""
     DBOS(
         config={
             "name": APPLICATION,
@@ -46,4 +46,6 @@ def launch(url: str, executor: str) -> None:
             "log_level": "WARNING",
         }
     )
+    # Without a list it would poll every queue that the database knows.
+    DBOS.listen_queues(queues)
     DBOS.launch()

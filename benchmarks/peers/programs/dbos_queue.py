@@ -32,7 +32,7 @@ def main() -> None:
 def work(task: Task, number: int, ready: Barrier) -> None:
     """Run what is in the queue until the parent process ends."""
     dbos_engine.define(task.steps)
-    dbos_engine.launch(task.url, f"worker-{number}")
+    dbos_engine.launch(task.url, f"worker-{number}", queues=[dbos_engine.QUEUE])
     ready.wait()
     parent_process().join()
 

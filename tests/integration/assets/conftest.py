@@ -63,17 +63,22 @@ class Stage:
 
     def issue(self, symbol: str, amounts: dict[str, int], **changes: Any) -> "Run":
         """Start an issuance of these amounts by wallet; it still has to be driven."""
+        return self.start("asset.issue", **self.issuance(symbol, amounts, **changes))
+
+    def issuance(self, symbol: str, amounts: dict[str, int], **changes: Any) -> dict[str, Any]:
+        """Return the input of an issuance."""
         investors = [
             {"wallet": wallet, "amount": str(amount), "email": f"{wallet.lower()}@example.com"}
             for wallet, amount in amounts.items()
         ]
         data = {
+            "chain_id": CHAIN_ID,
             "name": f"Bond {symbol}",
             "symbol": symbol,
             "investors": investors,
             "countries": [FRANCE, GERMANY],
         }
-        return self.start("asset.issue", **{**data, "max_balance": "1000", **changes})
+        return {**data, "max_balance": "1000", **changes}
 
     def address(self, alias: str) -> str:
         from keyguard import find_key

@@ -64,20 +64,6 @@ def test_every_run_is_decided_about_once_and_each_act_is_noted(
     assert list(verify_history()) == []
 
 
-@pytest.mark.case("E55")
-def test_two_thousand_are_replayed_with_true_counts(script: Script) -> None:
-    stop_many(2_000)
-    for letter in DeadLetter.objects.order_by("pk")[100:110]:
-        discard_dead_letter(letter.pk, actor="early", reason="before")
-    job = start()
-    assert job.total == 1_990
-    for letter in DeadLetter.objects.order_by("pk")[500:507]:
-        discard_dead_letter(letter.pk, actor="eve", reason="meanwhile")
-    assert done(job) == {"DONE": 1_983, "SKIPPED": 7}
-    assert Run.objects.filter(state="READY").count() == 1_983
-    assert list(verify_history()) == []
-
-
 def test_letters_that_open_later_are_not_in_the_list(script: Script) -> None:
     stop_many(3)
     job = start()

@@ -11,10 +11,10 @@ from django.db import OperationalError
 from tests.integration.workflows import stopped
 from tests.integration.workflows.stopped import Script, stop_many
 from tests.threads import at_once
-from workflows import count_items, start_bulk, verify_history
+from workflows import count_items, discard_dead_letter, start_bulk, verify_history
 from workflows.engine import bulk
 from workflows.engine.bulk import work_off_bulk
-from workflows.models import Act, BulkJob, DeadLetter
+from workflows.models import Act, BulkJob, DeadLetter, Run
 
 pytestmark = pytest.mark.sqlite_too
 BY = {"actor": "ops", "reason": "the bank is back"}
@@ -61,3 +61,20 @@ def test_item_that_the_database_refuses_for_a_moment_is_done_by_the_next_pass(
     assert work_off_bulk(seconds=30) == 3
     job.refresh_from_db()
     assert job.state == "DONE"
+
+
+@pytest.mark.case("E55")
+@pytest.mark.timeout(600)
+def test_two_thousand_are_replayed_with_true_counts() -> None:
+    stop_many(2_000)
+    for letter in DeadLetter.objects.order_by("pk")[100:110]:
+        discard_dead_letter(letter.pk, actor="early", reason="before")
+    job = start_bulk("replay", DeadLetter.objects.all(), per_second=1_000_000, **BY)
+    assert job.total == 1_990
+    for letter in DeadLetter.objects.order_by("pk")[500:507]:
+        discard_dead_letter(letter.pk, actor="eve", reason="meanwhile")
+    while work_off_bulk(seconds=60):
+        pass
+    assert count_items(job) == {"PENDING": 0, "DONE": 1_983, "FAILED": 0, "SKIPPED": 7}
+    assert Run.objects.filter(state="READY").count() == 1_983
+    assert list(verify_history()) == []
