@@ -54,7 +54,7 @@ def report(runner: "Runner", given: argparse.Namespace) -> int:
     table("Faults", dict(sorted(runner.faults.struck.items())))
     table("Violations", {kind: len(found) for kind, found in verdict.violations.items()} or {"none": 0})
     for kind, found in verdict.violations.items():
-        for path, text in found[:5]:
+        for _path, text in found[:5]:
             print(f"  {kind}: {text[:400]}")
     dump(verdict.violations, runner, describe)
     missed = [name for name in ("fenced", "recovered", "redelivered") if not counts[name]]

@@ -1,5 +1,6 @@
 """Starting programs, answering them, having faults strike meanwhile; then waiting until everything has come to rest."""
 
+import contextlib
 import random
 import time
 from typing import Any
@@ -113,7 +114,5 @@ class Runner:
 
 def _quietly(act: Any, pk: Any) -> None:
     """Do it unless it comes too late."""
-    try:
+    with contextlib.suppress(RunEndedError, NotPossibleError):
         act(pk, actor="chaos", reason="chance")
-    except (RunEndedError, NotPossibleError):
-        pass

@@ -58,10 +58,12 @@ def _of_appends(appends: Sequence[Appended], place: dict[str, int]) -> list[str]
         if append.length is not None and append.length != place[append.value] + 1
     ]
     there = sorted((each for each in appends if each.value in place), key=lambda each: place[each.value])
-    for index, later in enumerate(there):
-        for earlier in there[:index]:
-            if later.returned is not None and later.returned < earlier.invoked:
-                found.append(f"{later.value} had ended when {earlier.value} began, and stands behind it")
+    pairs = ((earlier, later) for index, later in enumerate(there) for earlier in there[:index])
+    found += [
+        f"{later.value} had ended when {earlier.value} began, and stands behind it"
+        for earlier, later in pairs
+        if later.returned is not None and later.returned < earlier.invoked
+    ]
     return found
 
 
@@ -73,9 +75,11 @@ def _of_reads(reads: Sequence[Read], final: Sequence[str]) -> list[str]:
             found.append(f"a read saw {read.values}, no beginning of the list")
         if read.version != len(read.values):
             found.append(f"a read saw version {read.version} of a list of {len(read.values)}")
-        for other in reads:
-            if other.returned < read.invoked and len(other.values) > len(read.values):
-                found.append(f"a read saw {len(read.values)} values after one that saw {len(other.values)}")
+        found += [
+            f"a read saw {len(read.values)} values after one that saw {len(other.values)}"
+            for other in reads
+            if other.returned < read.invoked and len(other.values) > len(read.values)
+        ]
     return found
 
 

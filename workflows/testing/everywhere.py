@@ -122,10 +122,7 @@ class Sweep:
 
     def _move_on(self, run: Run) -> bool:
         """Do what the run waits for: answer it, or else put the clock forward. Return whether there was anything."""
-        if callable(self.answers):
-            done = self.answers(self.engine, run)
-        else:
-            done = self._answer(run, self.answers)
+        done = self.answers(self.engine, run) if callable(self.answers) else self._answer(run, self.answers)
         if done:
             return True
         instant = self.engine.next_instant()

@@ -135,7 +135,7 @@ class Spoilt(Workflow[SampleInput, str]):
         try:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT nothing FROM nowhere")
-        except Exception:
+        except Exception:  # noqa: BLE001 - the mistake that this workflow is about
             pass
         return write(operation)
 

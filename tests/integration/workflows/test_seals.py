@@ -242,10 +242,8 @@ def test_what_an_open_transaction_may_yet_commit_is_not_sealed_over(fresh_db: st
 
     at_once(2, slowly)
     assert [seal_events(), seal_events()] == [1, 1]
-    assert list(Seal.objects.values_list("first_event", "last_event", "event_count")) == [
-        (1, 2, 2),
-        (3, 3, 1),
-    ]
+    covered = Seal.objects.values_list("first_event", "last_event", "event_count")
+    assert list(covered) == [(1, 1, 1), (2, 3, 2), (4, 4, 1)]
     assert list(verify_seals()) == []
 
 
