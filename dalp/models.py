@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import secrets
 import uuid
+from collections.abc import Sequence
 
 from django.db import models
 from django.db.models.functions import Now
@@ -13,7 +14,7 @@ class Role(models.TextChoices):
     """What a token may do; each role may do what those before it may."""
 
     VIEWER = "viewer"  # read
-    OPERATOR = "operator"  # start and replay
+    OPERATOR = "operator"  # start, control and decide
     ADMIN = "admin"
 
 
@@ -34,6 +35,8 @@ class ApiToken(models.Model):
     prefix = models.CharField(max_length=TOKEN_PREFIX_LENGTH)
     token_sha256 = models.CharField(max_length=64)
     role = models.CharField(max_length=10, choices=Role)
+    # Whose approvals its holder may give. No role is a member of any by itself.
+    groups = models.JSONField(default=list, blank=True)
     created_at = models.DateTimeField(db_default=Now())
     last_used_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
@@ -46,11 +49,15 @@ class ApiToken(models.Model):
         return f"{self.name} ({self.prefix}…)"
 
     @classmethod
-    def issue(cls, name: str, role: str) -> tuple["ApiToken", str]:
+    def issue(cls, name: str, role: str, groups: Sequence[str] = ()) -> tuple["ApiToken", str]:
         """Store a new token and return it with the text that its holder sends."""
         text = f"dalp_{secrets.token_urlsafe(32)}"
         token = cls.objects.create(
-            name=name, role=Role(role), prefix=text[:TOKEN_PREFIX_LENGTH], token_sha256=token_digest(text)
+            name=name,
+            role=Role(role),
+            groups=sorted(set(groups)),
+            prefix=text[:TOKEN_PREFIX_LENGTH],
+            token_sha256=token_digest(text),
         )
         return token, text
 

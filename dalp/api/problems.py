@@ -16,7 +16,19 @@ from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from dalp.logs import get_logger
-from workflows import IdempotencyConflictError, InvalidInputError, NotReplayableError, UnknownWorkflowError
+from workflows import (
+    IdempotencyConflictError,
+    InvalidInputError,
+    InvalidTokenError,
+    NotPermittedError,
+    NotPossibleError,
+    NotReplayableError,
+    ObjectConflictError,
+    ObjectParkedError,
+    RunEndedError,
+    UnknownWorkflowError,
+    WorkflowError,
+)
 
 log = get_logger(__name__)
 
@@ -135,18 +147,27 @@ def from_http(error: HttpError) -> ProblemError:
     return error.__cause__ if isinstance(error.__cause__, ProblemError) else standard(error.status_code)
 
 
-def from_workflows(error: Exception) -> ProblemError:
+# The engine's refusals, by the status that they are answered with; those that may pass by themselves are retryable.
+REFUSALS: dict[type[WorkflowError], int] = {
+    UnknownWorkflowError: 404,
+    InvalidTokenError: 404,
+    NotPermittedError: 403,
+    IdempotencyConflictError: 422,
+    NotReplayableError: 409,
+    NotPossibleError: 409,
+    RunEndedError: 409,
+    ObjectParkedError: 409,
+    ObjectConflictError: 409,
+}
+RETRYABLE = (ObjectParkedError, ObjectConflictError)
+
+
+def from_workflows(error: WorkflowError) -> ProblemError:
     """Return the engine's refusal as a problem."""
-    match error:
-        case InvalidInputError():
-            return invalid(by_field(error.errors, ("input",)), error.code)
-        case UnknownWorkflowError():
-            return ProblemError(404, error.code, error.message, error.remedy)
-        case IdempotencyConflictError():
-            return ProblemError(422, error.code, error.message, error.remedy)
-        case NotReplayableError():
-            return ProblemError(409, error.code, error.message, error.remedy)
-    raise error
+    if isinstance(error, InvalidInputError):
+        return invalid(by_field(error.errors, (error.field,)), error.code)
+    status = next(status for kind, status in REFUSALS.items() if isinstance(error, kind))
+    return ProblemError(status, error.code, error.message, error.remedy, isinstance(error, RETRYABLE))
 
 
 def unforeseen(request: HttpRequest, error: Exception) -> HttpResponse:
@@ -170,7 +191,8 @@ def connect(api: NinjaAPI) -> None:
     answer(Http404, lambda _error: standard(404))
     answer(HttpError, from_http)
     answer(RequestDataTooBig, lambda _error: standard(413))
-    for kind in (InvalidInputError, UnknownWorkflowError, IdempotencyConflictError, NotReplayableError):
+    refusals: list[type[WorkflowError]] = [InvalidInputError, *REFUSALS]
+    for kind in refusals:
         answer(kind, from_workflows)
     api.add_exception_handler(Exception, lambda request, error: unforeseen(request, cast("Exception", error)))
 

@@ -81,7 +81,12 @@ class Run(Schema):
     output: JsonValue
     error: Failure | None
     correlation_id: str
+    priority: int
+    parent_id: str | None = Field(description="the run that waits for this one, or that it is a branch of")
+    branch: str | None = Field(description="the parent's operation that it carries out")
+    forked_from: str | None
     created_at: str
+    deadline_at: str | None
     finished_at: str | None
     steps: list[Step]
 
@@ -103,20 +108,99 @@ class History(Page[Event]):
     run_id: str
 
 
+class Signal(Schema):
+    """A message to a run."""
+
+    id: str
+    run_id: str
+    name: str
+    dedup_id: str | None
+    sender: str
+    created_at: str
+
+
 class DeadLetter(Schema):
     """A run that needs, or needed, a person."""
 
     id: str
     run_id: str
+    workflow: str
     operation_id: str
     reason: str
     error: Failure
+    fingerprint: str = Field(description="the same for errors that differ only in numbers and names")
     state: str
     created_at: str
     resolved_at: str | None
     resolved_by: str
     resolution: str
     note: str
+
+
+class LetterGroup(Schema):
+    """Dead letters that are one trouble."""
+
+    fingerprint: str
+    count: int
+    first_at: str
+    last_at: str
+    sample: DeadLetter = Field(description="the newest of them")
+
+
+class BulkJob(Schema):
+    """One decision about a frozen list of dead letters."""
+
+    id: str
+    action: str
+    actor: str
+    reason: str
+    state: str
+    per_second: int
+    total: int
+    counts: dict[str, int] = Field(description="how many of them are PENDING, DONE, FAILED, SKIPPED")
+    created_at: str
+    finished_at: str | None
+
+
+class BulkItem(Schema):
+    """What became of one dead letter of a job."""
+
+    dead_letter_id: str
+    state: str
+    detail: str = Field(description="why it was refused, or who had resolved it before")
+    done_at: str | None
+
+
+class Vote(Schema):
+    """One person's word on an approval."""
+
+    actor: str
+    approved: bool
+    reason: str
+    at: str
+
+
+class Approval(Schema):
+    """A question to people: may this run go on?"""
+
+    id: str
+    run_id: str
+    workflow: str
+    operation_id: str
+    group: str
+    needed: int
+    show: JsonValue
+    state: str
+    votes: list[Vote]
+    due_at: str | None
+    created_at: str
+    decided_at: str | None
+
+
+class Completed(Schema):
+    """That a completion token was taken."""
+
+    accepted: bool
 
 
 class Attempt(Schema):

@@ -2,14 +2,15 @@
 
 import json
 import uuid
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from django.http import HttpResponse
 from django.test import Client
 from pydantic import BaseModel, ConfigDict, Field
 
 from dalp.models import ApiToken
-from workflows import Workflow, step
+from workflows import ApprovalRequest, Approved, Operation, WaitForCompletion, Workflow, step
 
 API = "/api/v1"
 
@@ -38,8 +39,8 @@ class Greet(Workflow[GreetInput, Greeting]):
 class Caller:
     """A client of the API with one token."""
 
-    def __init__(self, role: str) -> None:
-        self.token, text = ApiToken.issue(f"{role} of the tests", role)
+    def __init__(self, role: str, groups: Sequence[str] = ()) -> None:
+        self.token, text = ApiToken.issue(f"{role} of the tests", role, groups)
         self.text = text
         self.client = Client(headers={"Authorization": f"Bearer {text}"}, raise_request_exception=False)
 
@@ -55,3 +56,32 @@ class Caller:
 
     def start(self, name: str = "Ada", **arguments: Any) -> HttpResponse:
         return self.post("/workflows/test.greet/runs", {"input": {"name": name}}, **arguments)
+
+
+class Parked(Workflow[GreetInput, Greeting]):
+    """Takes nothing new for a name whose run waits for a person."""
+
+    class Meta:
+        name, version, key, on_dead_letter = "test.parked", 1, "greeting:{input.name}", "park"
+
+    @step
+    def greet(self, input: GreetInput) -> Greeting:
+        return Greeting(text="hello")
+
+
+class Asking(Workflow[GreetInput, str]):
+    """Asks two of the treasury, then another system."""
+
+    class Meta:
+        name, version = "test.asking", 1
+
+    tokens: ClassVar[list[str]] = []
+
+    @step
+    def ask(self, input: GreetInput) -> ApprovalRequest:
+        return ApprovalRequest(group="treasury", needed=2, show={"name": input.name})
+
+    @step
+    def wait(self, ask: Approved, operation: Operation) -> WaitForCompletion[str]:
+        self.tokens.append(operation.token)
+        return WaitForCompletion[str]()

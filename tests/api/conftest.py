@@ -10,17 +10,17 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def caller(db: None) -> "Callable[[str], Caller]":
+def caller(db: None) -> "Callable[..., Caller]":
     from tests.api.callers import Caller
 
     return Caller
 
 
 @pytest.fixture
-def operator(caller: "Callable[[str], Caller]") -> "Caller":
+def operator(caller: "Callable[..., Caller]") -> "Caller":
     return caller("operator")
 
 
 @pytest.fixture
-def viewer(caller: "Callable[[str], Caller]") -> "Caller":
+def viewer(caller: "Callable[..., Caller]") -> "Caller":
     return caller("viewer")

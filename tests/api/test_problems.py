@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dalp.api import workflows as workflows_api
+from dalp.api import runs as runs_api
 from tests.api.callers import Caller
 from workflows.models import Run
 
@@ -126,7 +126,7 @@ def test_an_unforeseen_error_is_500_without_its_text(viewer: Caller, monkeypatch
     def fail(*_: Any) -> None:
         raise RuntimeError("the password is swordfish")
 
-    monkeypatch.setattr(workflows_api, "paginate", fail)
+    monkeypatch.setattr(runs_api, "paginate", fail)
     response = viewer.get("/runs")
     body = assert_problem(response, 500, "API_INTERNAL_ERROR")
     assert body["retryable"] is True

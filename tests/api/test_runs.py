@@ -1,19 +1,44 @@
 """Starting and following runs."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 from django.test import Client
+from pydantic import BaseModel
 
 from tests.api.callers import Caller
-from workflows.models import Run, Step, Wait
+from workflows import Workflow, start_workflow, step
+from workflows.models import Payload, Run, Step, Wait
+from workflows.redaction import HIDDEN, Sensitive
 
 RUN_FIELDS = {
     "id", "workflow", "version", "state", "input", "output", "error", "correlation_id", "created_at", "finished_at", "steps",
+    "parent_id", "branch", "forked_from", "priority", "deadline_at",
 }  # fmt: skip
 STEP_FIELDS = {
     "name", "operation_id", "state", "attempt", "output", "error", "transaction_id", "started_at", "finished_at",
 }  # fmt: skip
+RUN_ACTS = ("cancel", "pause", "resume", "compensate", "kill", "fork")
+LETTER_ACTS = ("replay", "complete", "skip", "compensate", "discard")
+
+
+class Account(BaseModel):
+    iban: Annotated[str, Sensitive]
+    name: str
+
+
+class Opened(BaseModel):
+    pin: Annotated[str, Sensitive]
+    ok: bool
+
+
+class Secretive(Workflow[Account, Opened]):
+    class Meta:
+        name, version = "test.secretive", 1
+
+    @step
+    def pay(self, input: Account) -> Opened:
+        return Opened(pin="1234", ok=True)
 
 
 def test_the_definitions_show_name_version_steps_and_schema(viewer: Caller) -> None:
@@ -52,6 +77,88 @@ def test_steps_show_the_transactions_of_their_latest_attempt(operator: Caller) -
     step = next(s for s in operator.get(f"/runs/{run['id']}").json()["steps"] if s["name"] == "pay")
     assert step.keys() >= STEP_FIELDS
     assert (step["transaction_id"], step["transaction_ids"]) == ("first", ["first", "second"])
+
+
+def claimed(run_id: str, **columns: Any) -> Run:
+    """A run that a worker holds, at its operation."""
+    now = datetime.now(UTC)
+    columns = {"state": "RUNNING", "attempt": 1, "operation_at": now, "lease_until": now, **columns}
+    Run.objects.filter(pk=run_id).update(**columns)
+    return Run.objects.get(pk=run_id)
+
+
+def test_what_is_under_way_is_shown_before_it_has_an_outcome(operator: Caller) -> None:
+    run = operator.start().json()
+    assert run["steps"] == []
+    row = claimed(run["id"])
+    [step] = operator.get(f"/runs/{run['id']}").json()["steps"]
+    assert (step["name"], step["operation_id"], step["state"], step["attempt"]) == (
+        "greet",
+        "greet#0",
+        "RUNNING",
+        1,
+    )
+    assert step["started_at"] is not None
+    Step.objects.create(run=row, operation_id="greet#0", name="greet", seq=0, state="WAITING", attempt=1)
+    Run.objects.filter(pk=run["id"]).update(attempt=2)
+    [step] = operator.get(f"/runs/{run['id']}").json()["steps"]
+    assert (step["state"], step["attempt"]) == ("RUNNING", 2), "its second attempt"
+    Step.objects.update(state="SUCCEEDED", attempt=2)
+    [step] = operator.get("/runs").json()["items"][0]["steps"]
+    assert step["state"] == "SUCCEEDED"
+
+
+def branch(run_id: str, operation: str) -> Run:
+    parent = Run.objects.get(pk=run_id)
+    return Run.objects.create(
+        parent=parent, branch=operation, operation=operation, workflow=parent.workflow, version=3, queue="test",
+        fingerprint=parent.fingerprint, input={"item": 7}, input_hash="?",
+    )  # fmt: skip
+
+
+def test_a_runs_branches_lend_it_their_transactions_and_what_they_work_at(operator: Caller) -> None:
+    run = operator.start().json()
+    waiting, working = branch(run["id"], "pay#0"), branch(run["id"], "pay#1")
+    Step.objects.create(run_id=run["id"], operation_id="pay#0", name="pay", seq=5, state="WAITING", attempt=1)
+    Wait.objects.create(
+        run=waiting, operation_id="pay#0", attempt=1, index=0, kind="transaction", reference="t-0"
+    )
+    claimed(str(working.pk))
+    shown = operator.get(f"/runs/{run['id']}").json()
+    assert [(step["operation_id"], step["state"], step["transaction_id"]) for step in shown["steps"]] == [
+        ("pay#0", "WAITING", "t-0"),
+        ("pay#1", "RUNNING", None),
+    ]
+
+
+def test_branches_are_listed_only_with_their_parent(operator: Caller) -> None:
+    run = operator.start().json()
+    one = branch(run["id"], "pay#0")
+    assert [each["id"] for each in operator.get("/runs").json()["items"]] == [run["id"]]
+    [shown] = operator.get("/runs", parent_id=run["id"]).json()["items"]
+    assert (shown["id"], shown["parent_id"], shown["branch"]) == (str(one.pk), run["id"], "pay#0")
+    assert shown["input"] == {"item": 7}
+
+
+def test_large_outputs_are_shown_with_their_run_and_left_out_of_lists(operator: Caller) -> None:
+    run = operator.start().json()
+    row = Run.objects.get(pk=run["id"])
+    Step.objects.create(run=row, operation_id="greet#0", name="greet", seq=0, state="SUCCEEDED", large=True)
+    Payload.objects.create(run=row, operation_id="greet#0", data={"text": "long"})
+    assert operator.get(f"/runs/{run['id']}").json()["steps"][0]["output"] == {"text": "long"}
+    assert operator.get("/runs").json()["items"][0]["steps"][0]["output"] is None
+
+
+def test_marked_fields_are_hidden(operator: Caller) -> None:
+    run, _ = start_workflow("test.secretive", {"iban": "CH93", "name": "Ada"})
+    row = Step.objects.create(
+        run=run, operation_id="pay#0", name="pay", seq=0, output={"pin": "1234", "ok": True}
+    )
+    shown = operator.get(f"/runs/{run.pk}").json()
+    assert (shown["input"]["iban"], shown["input"]["name"]) == (HIDDEN, "Ada")
+    assert shown["steps"][0]["output"] == {"pin": HIDDEN, "ok": True}
+    Run.objects.filter(pk=run.pk).update(output=row.output)
+    assert operator.get(f"/runs/{run.pk}").json()["output"]["pin"] == HIDDEN
 
 
 def test_lists_go_through_every_run_once_newest_first(operator: Caller) -> None:
@@ -115,8 +222,19 @@ def test_the_openapi_document_is_3_1_and_names_every_path(client: Client) -> Non
         "/api/v1/runs",
         "/api/v1/runs/{run_id}",
         "/api/v1/runs/{run_id}/history",
+        *(f"/api/v1/runs/{{run_id}}/{act}" for act in RUN_ACTS),
+        "/api/v1/runs/{run_id}/signals/{name}",
         "/api/v1/dead-letters",
-        "/api/v1/dead-letters/{letter_id}/replay",
+        "/api/v1/dead-letters/groups",
+        *(f"/api/v1/dead-letters/{{letter_id}}/{act}" for act in LETTER_ACTS),
+        "/api/v1/dead-letters/bulk",
+        "/api/v1/dead-letters/bulk/{job_id}",
+        "/api/v1/dead-letters/bulk/{job_id}/items",
+        "/api/v1/dead-letters/bulk/{job_id}/stop",
+        "/api/v1/approvals",
+        "/api/v1/approvals/{approval_id}/approve",
+        "/api/v1/approvals/{approval_id}/reject",
+        "/api/v1/completions/{token}",
         "/api/v1/transactions",
         "/api/v1/transactions/{transaction_id}",
     }

@@ -21,7 +21,9 @@ def verify() -> tuple[dict[str, object], int]:
 
 def test_whole_histories_are_said_to_be_whole(operator: Caller) -> None:
     operator.start()
-    assert verify() == ({"ok": True, "runs": 1, "first_fault": None}, 0)
+    found, code = verify()
+    assert code == 0
+    assert {"ok": True, "runs": 1, "first_fault": None}.items() <= found.items()
     out = io.StringIO()
     call_command("verify_audit", stdout=out)
     assert out.getvalue() == "The histories of 1 runs are whole.\n"

@@ -22,6 +22,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--every", type=float, default=4.0, help="seconds between two faults, on average")
+    parser.add_argument("--only", default="", help="no other faults than those whose names contain this")
+    parser.add_argument("--in-flight", type=int, default=240, help="programs under way at the same time")
     parser.add_argument("--directory", type=Path, help="where logs and dumps go; a new one by default")
     return parser.parse_args()
 
@@ -36,7 +38,7 @@ def main() -> int:
         stage.prepare()
         from tests.chaos.runner import Runner  # models are loaded by now
 
-        runner = Runner(stage, seed=given.seed, every=given.every)
+        runner = Runner(stage, given.seed, given.every, given.in_flight, given.only)
         runner.run(given.runs, given.seconds)
         return report(runner, given)
     finally:

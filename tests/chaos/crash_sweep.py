@@ -181,7 +181,8 @@ class Sweep:
         return survivors + _survivors(running)
 
     def _finish(self) -> None:
-        """Others carry on, once the leases of the dead have run out."""
+        """Whoever got no answer asks again; others carry on, once the leases of the dead have run out."""
+        _wait_for([_fork(lambda: _start(self.programs))], 0)
         _wait_for([_fork(_live_on) for _ in range(AT_ONCE)], 0)
 
 
@@ -211,13 +212,19 @@ def _live_armed(programs: list[Any], fault: str) -> None:
     _live(programs)
 
 
+def _start(programs: list[Any]) -> None:
+    from tests.chaos import driving
+
+    with driving.without_broker():
+        for program in programs:
+            driving.start(program, correlation_id=program.path.partition(".")[0])
+
+
 def _live(programs: list[Any]) -> None:
     from tests.chaos import driving
 
-    family = programs[0].path
-    with driving.without_broker():
-        for program in programs:
-            driving.start(program, correlation_id=family)
+    _start(programs)
+    family = programs[0].path.partition(".")[0]
     driving.drive(PATIENCE_SECONDS, correlation_id=family)
 
 

@@ -29,7 +29,8 @@ class _Frozen:
 class Faults:
     """Strikes at the stage when `tick` is called often. `struck` counts the faults by kind."""
 
-    def __init__(self, stage: Stage, seed: int, every: float) -> None:
+    def __init__(self, stage: Stage, seed: int, every: float, only: str = "") -> None:
+        """every: seconds between two faults, on average; only: the kinds whose names contain this."""
         self.stage, self.every = stage, every
         self.random = random.Random(seed)
         self.struck: Counter[str] = Counter()
@@ -38,7 +39,8 @@ class Faults:
         self._next = time.monotonic() + every
         points = [name for name in crashpoint.names if name.startswith(("engine.", "chaos."))]
         self._points = sorted(set(points) - set(POINTS_WITHOUT_A_RUN))
-        self._kinds: dict[str, Callable[[], None]] = {
+        self._arms = not only
+        kinds: dict[str, Callable[[], None]] = {
             "worker killed": self._kill,
             "worker frozen beyond its lease": self._freeze,
             "Redis flushed": self._flush,
@@ -48,6 +50,7 @@ class Faults:
             "PostgreSQL restarted, immediate": lambda: stage.restart_postgres(signal.SIGQUIT),
             "beat killed": self._kill_beat,
         }
+        self._kinds = {kind: strike for kind, strike in kinds.items() if only in kind}
 
     def tick(self) -> None:
         """Strike if it is time; mind those that were struck before."""
@@ -77,7 +80,7 @@ class Faults:
             if worker.returncode == 137:
                 self.struck["worker dead at a crash point"] += 1
         while len(self.stage.workers) < self.stage.wanted:
-            self.stage.start_worker(self._arm())
+            self.stage.start_worker(self.arm())
         if self.stage.beat is not None and not self.stage.beat.alive:
             self.stage.start_beat()
 
@@ -86,18 +89,18 @@ class Faults:
         for each in self.frozen:
             if each.worker.alive:
                 each.worker.thaw()
-        self.frozen, self._points = [], []
+        self.frozen, self._arms = [], False
         while any(worker.stopped for worker in self.stage.workers):
             for worker in self.stage.workers:
                 worker.thaw()
         self.mend()
 
-    def _arm(self) -> str:
+    def arm(self) -> str:
         """Have a new worker die or freeze somewhere, sometime; or not."""
-        if not self._points or self.random.random() < 0.3:
+        if not self._arms or self.random.random() < 0.5:
             return ""
-        point, how = self.random.choice(self._points), self.random.choice(("exit", "exit", "stop"))
-        return f"{point}={how}@{self.random.randint(1, 60)}"
+        point, how = self.random.choice(self._points), self.random.choice(("exit", "stop"))
+        return f"{point}={how}@{int(10 ** self.random.uniform(0, 3))}"
 
     def _thaw_later(self, worker: Process) -> None:
         self.frozen.append(_Frozen(worker, time.monotonic() + 8 * LEASE_SECONDS, self._runs_of(worker)))

@@ -14,28 +14,29 @@ from workflows import NotPossibleError, RunEndedError, cancel_run, pause_run, re
 from workflows.models import Event, Run
 from workflows.states import RunState
 
-IN_FLIGHT = 80  # programs at once, for each worker
+TELL_SECONDS = 60
 REST_SECONDS = 90  # without any progress, after the last fault, and it is stuck
 
 
 class Runner:
     """One chaos run. `programs` are those that were started, `stopped` the paths of those that were cancelled."""
 
-    def __init__(self, stage: Stage, seed: int, every: float) -> None:
-        self.stage = stage
+    def __init__(self, stage: Stage, seed: int, every: float, in_flight: int, only: str = "") -> None:
+        self.stage, self.in_flight = stage, in_flight
         self.random = random.Random(seed + 1)
         self.generator = Generator(seed, str(stage.directory / "outside"))
         (stage.directory / "outside").mkdir()
-        self.faults = Faults(stage, seed + 2, every)
+        self.faults = Faults(stage, seed + 2, every, only)
         self.programs: list[Program] = []
         self.stopped: set[str] = set()
         self.paused: list[Any] = []
         self.seconds = self.rest_seconds = 0.0
+        self._told_at = time.monotonic()
 
     def run(self, runs: int, seconds: float | None) -> None:
         """Start so many programs, none after so many seconds, and wait until all are over or stand still."""
         for _ in range(self.stage.wanted):
-            self.stage.start_worker(self.faults._arm())
+            self.stage.start_worker(self.faults.arm())
         self.stage.start_beat()
         began = time.monotonic()
         while len(self.programs) < runs and not (seconds and time.monotonic() - began > seconds):
@@ -43,14 +44,25 @@ class Runner:
             patiently(lambda: self._feed(runs))
             patiently(answer_waits)
             patiently(self._interfere)
+            self._tell(began)
             time.sleep(0.05)
         self.seconds = time.monotonic() - began
         self._rest()
         self.rest_seconds = time.monotonic() - began - self.seconds
 
+    def _tell(self, began: float) -> None:
+        """Say now and then how far it is."""
+        if time.monotonic() - self._told_at > TELL_SECONDS:
+            self._told_at = time.monotonic()
+            left, struck = patiently(lambda: unfinished().count()), sum(self.faults.struck.values())
+            print(
+                f"{self._told_at - began:5.0f} s: {len(self.programs)} programs started, {left} runs under way, {struck} faults",
+                flush=True,
+            )
+
     def _feed(self, runs: int) -> None:
         live = Run.objects.filter(parent__isnull=True, finished_at__isnull=True)
-        room = IN_FLIGHT * self.stage.wanted - live.exclude(state=RunState.DEAD_LETTER).count()
+        room = self.in_flight - live.exclude(state=RunState.DEAD_LETTER).count()
         for _ in range(min(room, 20, runs - len(self.programs))):
             self._start(self.generator.next())
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from django.db import InterfaceError, OperationalError, connection
+from django.db import InterfaceError, InternalError, OperationalError, connection
 
 from dalp.local import processes, servers
 from dalp.local.processes import Process, wait_until
@@ -115,7 +115,11 @@ def patiently(work: Callable[[], T], seconds: float = 90) -> T:
     while True:
         try:
             return work()
-        except (OperationalError, InterfaceError):
+        except (
+            OperationalError,
+            InterfaceError,
+            InternalError,
+        ):  # the last: it stood still within a transaction
             if time.monotonic() > deadline:
                 raise
             connection.close()

@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar
 
-from django.db.models import F, QuerySet
+from django.db.models import F, ForeignObjectRel, QuerySet
 
 from workflows import clock
 from workflows.definition import find_definition
@@ -160,7 +160,9 @@ def _references() -> list[tuple["QuerySet[Any]", str]]:
     archived = {model for _, model, _ in TABLES}
     found = []
     for _, model, path in TABLES:
-        for relation in model._meta.related_objects:
+        for relation in model._meta.get_fields(include_hidden=True):
+            if not isinstance(relation, ForeignObjectRel):
+                continue
             referring: Any = relation.related_model
             # Without a constraint the database doesn't mind, and the other table has said that it doesn't either.
             if referring not in archived and getattr(relation.field, "db_constraint", False):

@@ -120,10 +120,10 @@ def _writers() -> frozenset[str]:
 def _next_seal(last: Seal | None, horizon: _Horizon) -> Seal | None:
     first_event = last.last_event + 1 if last else 1
     first_act = last.last_act + 1 if last else 1
-    events = _events_between(first_event, horizon.event)
+    events = _events_between(first_event, horizon.event, LEAVES_MAX)
     # Where there is more than one seal's worth, the next one goes on.
     last_event = events[-1][0] if len(events) == LEAVES_MAX else max(horizon.event, first_event - 1)
-    acts = _acts_between(first_act, horizon.act)
+    acts = _acts_between(first_act, horizon.act, LEAVES_MAX)
     last_act = acts[-1][0] if len(acts) == LEAVES_MAX else max(horizon.act, first_act - 1)
     if not events and not acts:
         return None
@@ -147,14 +147,14 @@ def _next_seal(last: Seal | None, horizon: _Horizon) -> Seal | None:
 Leaf = tuple[int, bytes]
 
 
-def _events_between(first: int, last: int) -> list[Leaf]:
+def _events_between(first: int, last: int, most: int) -> list[Leaf]:
     rows = Event.objects.filter(pk__gte=first, pk__lte=last).order_by("pk").values_list("pk", "hash")
-    return [(pk, bytes.fromhex(text)) for pk, text in rows[:LEAVES_MAX]]
+    return [(pk, bytes.fromhex(text)) for pk, text in rows[:most]]
 
 
-def _acts_between(first: int, last: int) -> list[Leaf]:
+def _acts_between(first: int, last: int, most: int) -> list[Leaf]:
     rows = Act.objects.filter(pk__gte=first, pk__lte=last).order_by("pk")
-    return [(act.pk, bytes.fromhex(hash_of_act(act))) for act in rows[:LEAVES_MAX]]
+    return [(act.pk, bytes.fromhex(hash_of_act(act))) for act in rows[:most]]
 
 
 def hash_of_act(act: Act) -> str:
@@ -163,7 +163,9 @@ def hash_of_act(act: Act) -> str:
 
 def events_under(seal: Seal) -> list[Leaf]:
     """Return the leaves of the events that a seal covers, those of archived runs included, as the database has them."""
-    live = _events_between(seal.first_event, seal.last_event)
+    live = _events_between(
+        seal.first_event, seal.last_event, seal.event_count + 1
+    )  # one that was put in shows
     blocks = list(ArchivedLeaves.objects.filter(seal=seal).values_list("data", flat=True))
     if not blocks:
         return live
@@ -173,7 +175,7 @@ def events_under(seal: Seal) -> list[Leaf]:
 
 
 def acts_under(seal: Seal) -> list[Leaf]:
-    return _acts_between(seal.first_act, seal.last_act)
+    return _acts_between(seal.first_act, seal.last_act, seal.act_count + 1)
 
 
 def packed(leaves: list[Leaf]) -> bytes:

@@ -45,7 +45,9 @@ class Commits:
         if not connection.in_atomic_block:
             yield
             return
-        with transaction.atomic():
+        block = transaction.atomic()
+        block._from_testcase = True  # type: ignore[attr-defined]  # as Django's own: `atomic(durable=True)` is outermost within it
+        with block:
             self._level += 1
             try:
                 yield

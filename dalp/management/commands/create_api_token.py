@@ -13,11 +13,17 @@ class Command(BaseCommand):
     help = "Makes a token for the REST API and prints it once."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare --name and --role."""
+        """Declare --name, --role and --group."""
         parser.add_argument("--name", required=True, help="who will use it")
         parser.add_argument("--role", required=True, choices=Role.values)
+        parser.add_argument(
+            "--group",
+            action="append",
+            default=[],
+            help="whose approvals the holder may give; may be repeated",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Make and print the token."""
-        _, text = ApiToken.issue(options["name"], options["role"])
+        _, text = ApiToken.issue(options["name"], options["role"], options["group"])
         self.stdout.write(text)

@@ -14,8 +14,8 @@ from tests.sample.workflows import Ledger, Outside, Saga, SampleInput, write
 from tests.services import Services, switched_to
 from tests.threads import at_once
 from workflows import Operation, Retry, Workflow, clock, step, verify_history
-from workflows.engine import draining, session
-from workflows.engine.claiming import OWNER, claim_run
+from workflows.engine import claiming, draining, session
+from workflows.engine.claiming import claim_run
 from workflows.engine.drive import advance
 from workflows.models import Run
 from workflows.states import RunState
@@ -202,6 +202,6 @@ def test_worker_that_is_being_stopped_takes_nothing_up(fresh_db: str) -> None:
     finally:
         draining.end()
     assert claim_run(run.pk) is not None
-    assert Run.objects.get(pk=run.pk).lease_owner == OWNER, (
+    assert Run.objects.get(pk=run.pk).lease_owner == claiming.OWNER, (
         "which is another one after each start of a process"
     )

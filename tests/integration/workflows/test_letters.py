@@ -446,7 +446,7 @@ def test_branch_can_not_be_cancelled_apart_from_its_parent(script: Script) -> No
 def test_list_that_can_not_be_made_is_skipped_as_a_whole(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workflows.engine.drive._select", lambda session, selector: 1 / 0)
+    monkeypatch.setattr("workflows.engine.fanout.select", lambda session, selector: 1 / 0)
     run = Lines.start(OrderInput())
     for _ in range(3):
         drive_all()

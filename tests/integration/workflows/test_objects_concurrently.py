@@ -1,5 +1,6 @@
 """Virtual objects called from several threads at once, really committing."""
 
+import contextlib
 import threading
 
 import pytest
@@ -34,10 +35,9 @@ def test_two_runs_that_ask_for_each_others_objects_at_the_same_moment_do_not_wai
 
     def look_together(key: str, waiting: set[object]) -> object:
         found = find_blocked(key, waiting)
-        try:
+        # The other one is kept from looking until this one is committed, as it should be.
+        with contextlib.suppress(threading.BrokenBarrierError):
             both_have_looked.wait(1)
-        except threading.BrokenBarrierError:
-            pass  # the other one is kept from looking until this one is committed, as it should be
         return found
 
     monkeypatch.setattr(cycles, "_find_blocked", look_together)

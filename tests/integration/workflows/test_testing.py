@@ -159,7 +159,9 @@ def t(request: pytest.FixtureRequest) -> Iterator[Engine]:
 def test_a_run_of_every_kind_of_wait_is_carried_to_its_end_without_a_worker(t: Engine) -> None:
     run = to_the_end(t, t.start(Order, OrderInput()))
     assert run.state == RunState.SUCCEEDED
-    assert booked(run) == ["reserve#0", "ship#0", "ship#1", "ship#2", "send#0", "close#0"]
+    first, *ships, send, close = booked(run)
+    assert (first, send, close) == ("reserve#0", "send#0", "close#0")
+    assert sorted(ships) == ["ship#0", "ship#1", "ship#2"], "in whatever order"
     assert list(verify_history()) == []
     (letter,) = t.children(run)
     assert letter.state == RunState.SUCCEEDED

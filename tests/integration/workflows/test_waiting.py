@@ -26,6 +26,7 @@ from workflows import (
 from workflows.definition import _REGISTRY
 from workflows.engine.claiming import claim_run
 from workflows.engine.drive import advance
+from workflows.engine.stranded import park_stranded
 from workflows.history import _first_fault
 from workflows.models import Run, Wait
 from workflows.states import RunState
@@ -218,15 +219,21 @@ def test_deploy_does_not_hide_that_an_effect_is_uncertain(monkeypatch: pytest.Mo
 
 
 def test_replay_of_a_run_that_was_stopped_while_it_waited_asks_for_nothing_twice(
-    drive: Callable[[Run], Run], monkeypatch: pytest.MonkeyPatch
+    drive: Callable[[Run], Run], monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
     run = Simple.start(Nothing())
     advance(run.pk)
-    monkeypatch.setitem(_REGISTRY, "waiting.simple", dataclasses.replace(Simple.definition, version=2))
+    first, second = Simple.definition.steps
+    renamed = dataclasses.replace(Simple.definition, steps=(dataclasses.replace(first, name="pays"), second))
+    monkeypatch.setitem(_REGISTRY, "waiting.simple", renamed)
     end(submitted(run)[0])
-    letter = drive(run).dead_letters.get()
+    assert advance(run.pk) is None, "a worker with other steps leaves it to those that know them"
+    settings.WORKFLOWS = {**settings.WORKFLOWS, "stranded_seconds": -1}
+    assert park_stranded() == 1
+    letter = run.dead_letters.get()
     assert letter.reason == "definition_changed"
-    replay_dead_letter(letter.pk, actor="ops", reason="suits it")
+    monkeypatch.setitem(_REGISTRY, "waiting.simple", Simple.definition)
+    replay_dead_letter(letter.pk, actor="ops", reason="the old code is back")
     assert drive(run).state == RunState.SUCCEEDED
     assert len(submitted(run)) == 1
 
