@@ -14,7 +14,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 
-from workflows.clock import db_now, now
+from workflows.clock import at_once, db_now, now
 from workflows.commands import CommandError
 from workflows.crashpoints import crashpoint
 from workflows.doorbell import ring, send_some
@@ -70,7 +70,7 @@ def _branch(session: Session, step: StepDefinition, index: int, item: Any) -> Ru
         correlation_id=parent.correlation_id,
         position=parent.position,
         created_at=at,
-        wake_at=at,
+        wake_at=at_once(),
     )
 
 

@@ -206,7 +206,7 @@ class Recording:
         if pausing:
             session.chain.add("run_paused", self.at, **(run.request or {}))
         session.handed_over = not pausing
-        session.let_go(RunState.PAUSED if pausing else RunState.READY, wake_at=self.at)
+        session.let_go(RunState.PAUSED if pausing else RunState.READY, wake_at=clock.at_once())
 
     def _leave_off(self) -> None:
         """End the row of an operation that was tried before, and is not tried again."""
@@ -246,7 +246,7 @@ class Recording:
 
     def _hand_over(self) -> None:
         self.session.handed_over = True
-        self.session.let_go(RunState.READY, wake_at=self.at)
+        self.session.let_go(RunState.READY, wake_at=clock.at_once())
 
     def _next(self) -> Planned | None:
         session = self.session
@@ -286,6 +286,8 @@ class Recording:
         """Let go until something more has ended: what can end by the clock alone is due at its instant."""
         why, wake_at = when_to_look(waits, self.at)
         self.session.handed_over = wake_at is not None and wake_at <= self.at
+        if self.session.handed_over:
+            wake_at = clock.at_once()
         self.session.let_go(RunState.WAITING, waiting_for=why, wake_at=wake_at)
 
     def _fan_out(self, branches: int) -> None:

@@ -107,7 +107,7 @@ def send_on(session: Session, waiting_for: WaitingFor = WaitingFor.NOTHING) -> N
         run.error = None
     if take_key(run):
         state = RunState.WAITING if waiting_for else RunState.READY
-        session.let_go(state, waiting_for=waiting_for, wake_at=clock.now())
+        session.let_go(state, waiting_for=waiting_for, wake_at=clock.at_once())
     else:
         refuse_cycle(run)
         session.let_go(RunState.WAITING, waiting_for=WaitingFor.KEY, wake_at=None)

@@ -153,7 +153,7 @@ def new_run(definition: Definition, **columns: Any) -> Run:
         version=definition.version,
         fingerprint=definition.fingerprint,
         created_at=at,
-        wake_at=at,
+        wake_at=clock.at_once(),
         **{**defaults, **columns},
     )
 
