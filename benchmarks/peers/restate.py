@@ -39,7 +39,12 @@ def running(directory: Path) -> Iterator["RestateServer"]:
             what="the service is up",
             alive=[service],
         )
-        server.register(f"http://{HOST}:{port}")
+        # On a busy machine the server answers before all of its parts are up.
+        wait_until(
+            lambda: server.register(f"http://{HOST}:{port}"),
+            what="the service is registered",
+            alive=[service],
+        )
         yield server
 
 
@@ -79,8 +84,8 @@ class RestateServer(Server):
         except requests.RequestException:
             return False
 
-    def register(self, service_url: str) -> None:
-        self.ask("deployments", {"uri": service_url})
+    def register(self, service_url: str) -> bool:
+        return self.ask("deployments", {"uri": service_url}).ok
 
     def verify(self) -> None:
         """Raise unless every run has succeeded, every step is in its journal, and the log was synced to the disk."""
@@ -92,7 +97,9 @@ class RestateServer(Server):
             raise RuntimeError("Restate does not wait for the disk: this would measure another thing")
 
     def count(self, rows: str) -> int:
-        return self.ask("query", {"query": f"SELECT count(*) AS found FROM {rows}"})["rows"][0]["found"]
+        answer = self.ask("query", {"query": f"SELECT count(*) AS found FROM {rows}"})
+        answer.raise_for_status()
+        return answer.json()["rows"][0]["found"]
 
     def syncs(self) -> int:
         """Return how many times the server has synced its log."""
@@ -102,15 +109,9 @@ class RestateServer(Server):
         )
         return int(found[1]) if found else 0
 
-    def ask(self, path: str, body: dict[str, str]) -> dict:
-        answer = requests.post(
-            f"http://{HOST}:{self.admin_port}/{path}",
-            json=body,
-            headers={"Accept": "application/json"},
-            timeout=60,
-        )
-        answer.raise_for_status()
-        return answer.json()
+    def ask(self, path: str, body: dict[str, str]) -> requests.Response:
+        url = f"http://{HOST}:{self.admin_port}/{path}"
+        return requests.post(url, json=body, headers={"Accept": "application/json"}, timeout=60)
 
 
 def start_service(log: Path, port: int) -> Process:

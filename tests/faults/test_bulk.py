@@ -38,8 +38,12 @@ def stopped(run: Run) -> bool:
 @pytest.mark.parametrize("point", ["bulk.before_item", "bulk.in_item", "bulk.after_item"])
 def test_bulk_decision_goes_on_where_a_worker_died(live: Live, job: BulkJob, point: str) -> None:
     worker = live.start_worker(fault=f"{point}=exit@3", env=QUICK)
-    sweep.delay()
-    live.wait_until(lambda: not worker.alive, 30, what=f"the worker dies at {point}")
+
+    def dead() -> bool:
+        sweep.delay()
+        return not worker.alive
+
+    live.wait_until(dead, 60, what=f"the worker dies at {point}")
     dealt_with = 3 if point == "bulk.after_item" else 2
     assert count_items(job) == {"PENDING": COUNT - dealt_with, "DONE": dealt_with, "FAILED": 0, "SKIPPED": 0}
     assert DeadLetter.objects.filter(state="RESOLVED").count() == dealt_with, (
