@@ -9,7 +9,7 @@ PEERS  := .peers
 LOCAL  := DEBUG=true DATABASE_URL=sqlite://:memory:
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types imports migrations bench bench-peers cases lock clean
+.PHONY: help setup demo test check lint format types imports migrations bench bench-peers chaos cases lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: $(SETUP) ## Measure steps and transactions per second on PostgreSQL
 
 bench-peers: $(SETUP) $(PEERS)/.installed ## Measure DALP beside DBOS and Restate, which it installs under .peers/
 	@$(PY) -m benchmarks.peers $(ARGS)
+
+chaos: $(SETUP) ## Run 10,000 random programs while workers and servers are killed (ARGS="--seed 7")
+	@$(PY) -m tests.chaos $(ARGS)
 
 cases: $(SETUP) ## List the failure cases that have a test, and those that have none
 	@$(PY) -m tests.cases

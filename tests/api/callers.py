@@ -62,7 +62,7 @@ class Parked(Workflow[GreetInput, Greeting]):
     """Takes nothing new for a name whose run waits for a person."""
 
     class Meta:
-        name, version, key, on_dead_letter = "test.parked", 1, "greeting:{input.name}", "park"
+        name, version, key, on_dead_letter = "api.parked", 1, "greeting:{input.name}", "park"
 
     @step
     def greet(self, input: GreetInput) -> Greeting:
@@ -73,7 +73,7 @@ class Asking(Workflow[GreetInput, str]):
     """Asks two of the treasury, then another system."""
 
     class Meta:
-        name, version = "test.asking", 1
+        name, version = "api.asking", 1
 
     tokens: ClassVar[list[str]] = []
 

@@ -52,7 +52,7 @@ def test_what_waits_for_people_is_listed(viewer: Caller, run: Run) -> None:
         shown.items()
         >= {
             "run_id": str(run.pk),
-            "workflow": "test.asking",
+            "workflow": "api.asking",
             "operation_id": "ask#0",
             "group": "treasury",
             "needed": 2,

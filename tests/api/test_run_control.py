@@ -193,6 +193,6 @@ def test_branch_can_not_be_cancelled_apart_from_its_parent(operator: Caller, db:
 def test_key_of_a_stopped_object_is_refused_for_now(operator: Caller, db: None) -> None:
     first = Parked.start(GreetInput(name="Ada"))
     Run.objects.filter(pk=first.pk).update(state="DEAD_LETTER", wake_at=None)
-    response = operator.post("/workflows/test.parked/runs", {"input": {"name": "Ada"}})
+    response = operator.post("/workflows/api.parked/runs", {"input": {"name": "Ada"}})
     problem = response.json()
     assert (response.status_code, problem["code"], problem["retryable"]) == (409, "OBJECT_PARKED", True)

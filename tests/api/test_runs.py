@@ -34,7 +34,7 @@ class Opened(BaseModel):
 
 class Secretive(Workflow[Account, Opened]):
     class Meta:
-        name, version = "test.secretive", 1
+        name, version = "api.secretive", 1
 
     @step
     def pay(self, input: Account) -> Opened:
@@ -150,7 +150,7 @@ def test_large_outputs_are_shown_with_their_run_and_left_out_of_lists(operator: 
 
 
 def test_marked_fields_are_hidden(operator: Caller) -> None:
-    run, _ = start_workflow("test.secretive", {"iban": "CH93", "name": "Ada"})
+    run, _ = start_workflow("api.secretive", {"iban": "CH93", "name": "Ada"})
     row = Step.objects.create(
         run=run, operation_id="pay#0", name="pay", seq=0, output={"pin": "1234", "ok": True}
     )

@@ -20,6 +20,8 @@ from workflows.states import CLAIMABLE, RunState
 from workflows.sweeper import sweep
 from workflows.tasks import advance
 
+LOOK_SECONDS = 0.01
+
 
 @contextmanager
 def without_broker() -> Iterator[None]:
@@ -46,18 +48,19 @@ def drive(patience: float, **family: Any) -> None:
 
     patience: how many seconds may pass without anything to do. family: of which runs, by columns of theirs.
     """
-    moved_at = time.monotonic()
+    idle = 0  # looks in vain, and no clock: this process may itself have been stopped meanwhile
     with without_broker():
         while unfinished(**family).exists():
-            if time.monotonic() > moved_at + patience:
+            if idle * LOOK_SECONDS > patience:
                 left = "\n".join(map(_described, unfinished(**family)))
                 raise AssertionError(f"nothing to do for {patience:g} s, and not over:\n{left}")
+            idle += 1
             if _drive_due(family):
-                moved_at = time.monotonic()
+                idle = 0
             else:
                 answer_waits(**{f"run__{name}": value for name, value in family.items()})
                 sweep()
-                time.sleep(0.01)
+                time.sleep(LOOK_SECONDS)
 
 
 def _described(run: Run) -> str:

@@ -15,7 +15,7 @@ from workflows.models import Event, Run
 from workflows.states import RunState
 
 TELL_SECONDS = 60
-REST_SECONDS = 90  # without any progress, after the last fault, and it is stuck
+REST_LOOKS = 450  # at everything, a fifth of a second apart, without any progress: it is stuck
 
 
 class Runner:
@@ -47,7 +47,7 @@ class Runner:
             self._tell(began)
             time.sleep(0.05)
         self.seconds = time.monotonic() - began
-        self._rest()
+        self._rest(began)
         self.rest_seconds = time.monotonic() - began - self.seconds
 
     def _tell(self, began: float) -> None:
@@ -90,11 +90,11 @@ class Runner:
             self.stopped.add(program.path)
             _quietly(cancel_run, run.pk)
 
-    def _rest(self) -> None:
+    def _rest(self, began: float) -> None:
         """Wait until nothing is under way, or nothing has moved for long."""
         self.faults.heal()
-        seen, moved_at = -1, time.monotonic()
-        while time.monotonic() - moved_at < REST_SECONDS:
+        seen, looks = -1, 0
+        while looks < REST_LOOKS:
             self.faults.mend()
             patiently(answer_waits)
             for pk in self.paused:
@@ -102,8 +102,9 @@ class Runner:
             if not patiently(lambda: unfinished().exists()):
                 return
             events = patiently(Event.objects.count)
-            if events != seen:
-                seen, moved_at = events, time.monotonic()
+            # Counted in looks, not by a clock: this process may itself have been stopped meanwhile.
+            seen, looks = events, looks + 1 if events == seen else 0
+            self._tell(began)
             time.sleep(0.2)
 
     def counts(self) -> dict[str, Any]:

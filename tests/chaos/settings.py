@@ -8,3 +8,4 @@ from dalp.settings import CELERY_BROKER_TRANSPORT_OPTIONS, LOG_LEVEL
 CELERY_BROKER_TRANSPORT_OPTIONS = {**CELERY_BROKER_TRANSPORT_OPTIONS, "visibility_timeout": 8}
 # One line of JSON for each event, for the count of what happened.
 LOGGING = logging_config(console=False, level=LOG_LEVEL)
+LOGGING["loggers"]["celery.worker.strategy"] = {"level": "WARNING"}  # not each message that comes

@@ -197,6 +197,9 @@ class _Judge:
 
     def _judge_stopped(self) -> None:
         """Whatever it had done when it was stopped is taken back once; what it had not done, isn't."""
+        for (path, ledger), times in self.facts.noted.get(self.program.path, Counter()).items():
+            if times > 1:
+                self._add("duplicated", f"{path} stands in ledger {ledger}, {times} times")
         for program in self.program.family():
             for run in self.facts.runs.get(program.path, []):
                 self._judge_balance(program, run)

@@ -37,6 +37,7 @@ def test_nothing_is_lost_or_done_twice_wherever_a_process_dies(swept: dict[str, 
     )
     assert swept["survivors"] == [], "these processes should have died and did not"
     assert swept["violations"] == {}
+    assert len(swept["died while recovering"]) >= 5, "too few deaths of those who took over from the dead"
     occurrences = {(shape, point) for shape, point, occurrence in swept["cases"] if occurrence > 1}
     assert len(occurrences) >= len(swept["reached"]) * 4, "too few deaths in the middle of a run"
     source = "".join(path.read_text() for path in TESTS.rglob("test_*.py"))

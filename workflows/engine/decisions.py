@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from workflows.doorbell import ring
 from workflows.engine.acts import note_act
-from workflows.engine.branches import join_branches
+from workflows.engine.branches import is_over, join_branches
 from workflows.engine.control import ask_to_stop
 from workflows.engine.ending import call_off, end_at_once, failure
 from workflows.engine.keys import take_key
@@ -23,7 +23,7 @@ from workflows.engine.plan import find_operation, operation_id
 from workflows.engine.recording import Recording
 from workflows.engine.replay import refuse_cycle
 from workflows.errors import BadOutputError, InvalidInputError, NotPossibleError
-from workflows.leases import Claim
+from workflows.leases import Claim, release
 from workflows.models import DeadLetter, Run, Step
 from workflows.states import Control, RunState, StepState, WaitingFor
 from workflows.steps import StepDefinition
@@ -79,6 +79,9 @@ def compensate_dead_letter(dead_letter_id: Any, *, actor: str, reason: str) -> D
         held = _take(dead_letter_id, "compensate", actor, reason)
         if held.row.branch:
             _give_branch_up(held.row, actor, reason)
+        elif not is_over(held.row.pk):  # a worker died while it made them: they are stopped, and waited for
+            release(held)
+            ask_to_stop(held.row.pk, Control.COMPENSATE, "RUN_COMPENSATED", actor, reason)
         else:
             decision = Decision(held)
             decision.require_nothing_under_way()

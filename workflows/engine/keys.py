@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from django.db import connection
-from django.db.models import Case, F, QuerySet, Value, When
+from django.db.models import QuerySet
 
-from workflows.clock import db_now, sql_now
+from workflows.clock import sql_now
 from workflows.doorbell import ring
 from workflows.errors import FencedError
 from workflows.leases import fence_is_off
-from workflows.models import Run, Step, VirtualObjectState, Wait
-from workflows.statements import run_sql, update_row
-from workflows.states import RunState, StepState, WaitingFor
+from workflows.models import Run, VirtualObjectState
+from workflows.statements import columns, fetch_rows, run_sql, update_row
+from workflows.states import RunState, WaitingFor
 
 if TYPE_CHECKING:
     from workflows.engine.objects import Written
@@ -76,40 +76,56 @@ def pass_key_on(run: Run, written: "Written | None" = None) -> Run | None:
         _write(run, written, FREE)
     elif update_row(VirtualObjectState, {"key": run.object_key, "holder": run.pk}, FREE) == 0:
         return None  # it never had it
-    while (heir := inbox(run.object_key).first()) is not None:
-        if _promote(heir):  # else it was stopped just now
-            since = {"holder": heir, "held_since": db_now()}
-            VirtualObjectState.objects.filter(key=run.object_key).update(**since)
-            return heir
-    return None
+    heir = _promote_next(run.object_key)
+    if heir is not None:
+        update_row(VirtualObjectState, {"key": run.object_key}, {"holder": heir.pk, "held_since": heir.wake_at})
+    return heir
 
 
-def _write(run: Run, written: "Written", columns: dict[str, Any]) -> None:
+def _write(run: Run, written: "Written", more: dict[str, Any]) -> None:
     # The version says that nobody has written since the handler was given the state; the holder, that it may.
     where = {"key": written.key, "holder": run.pk, "version": written.version}
     if fence_is_off():
         where = {"key": written.key}
-    values = {"state": written.state, "version": written.version + 1, **columns}
+    values = {"state": written.state, "version": written.version + 1, **more}
     if update_row(VirtualObjectState, where, values) == 0:
         log.warning("fenced", row=written.key, model="workflows.VirtualObjectState", run=str(run.pk))
         raise FencedError(f"run {run.pk} does not hold {written.key}, or another has written it meanwhile")
 
 
-def _promote(heir: Run) -> bool:
-    """Let the run go on that has waited for its key, if it still does. A paused one keeps its place, and its pause."""
-    waiting = Run.objects.filter(pk=heir.pk, waiting_for=WaitingFor.KEY, finished_at__isnull=True)
-    heir.waiting_for = WaitingFor.COMMAND if _resumes(heir) else WaitingFor.NOTHING
-    state = Case(When(state=RunState.WAITING, then=Value(RunState.READY)), default=F("state"))
-    return bool(waiting.update(waiting_for=heir.waiting_for, wake_at=db_now(), state=state))
+def _promote_next(key: str) -> Run | None:
+    """Let the run go on that has waited longest for a key, and return it; None when nobody waits."""
+    now, at = sql_now()
+    while True:
+        found = fetch_rows(Run, _promote_sql(now), [*at, key])
+        if found:
+            return found[0]
+        if not inbox(key).exists():  # else the first one was stopped just now, and another is the first
+            return None
 
 
-def _resumes(heir: Run) -> bool:
-    """Tell whether it queued up again in the middle of an operation that has asked for what it needs already."""
-    if heir.attempt == 0:
-        return False
-    here = {"run": heir, "operation_id": heir.operation, "attempt": heir.attempt}
+@lru_cache(maxsize=4)
+def _promote_sql(now: str) -> str:
+    # What stands behind the subquery is looked at again when the row was locked by somebody who stopped the run: it must
+    # not be woken. A paused run keeps its place, and its pause. One that queued up again in the middle of an operation
+    # that has asked for what it needs goes on waiting for that: its code must not run a second time.
+    return f"""
+        UPDATE workflows_run SET wake_at = {now}, state = CASE WHEN state = 'WAITING' THEN 'READY' ELSE state END,
+            waiting_for = CASE WHEN attempt > 0
+                AND EXISTS (SELECT 1 FROM workflows_step AS step WHERE {_is_of("step")} AND step.state = 'WAITING')
+                AND EXISTS (SELECT 1 FROM workflows_wait AS wait WHERE {_is_of("wait")})
+                THEN 'command' ELSE '' END
+        WHERE id = (SELECT id FROM workflows_run WHERE object_key = %s AND finished_at IS NULL
+                AND waiting_for = 'key' AND state <> 'DEAD_LETTER' ORDER BY created_at, id LIMIT 1)
+            AND finished_at IS NULL AND waiting_for = 'key' AND state <> 'DEAD_LETTER'
+        RETURNING {columns(Run)}"""  # noqa: S608 - our own names
+
+
+def _is_of(table: str) -> str:
+    """Return the condition that a row belongs to the attempt at which the run is."""
     return (
-        Step.objects.filter(state=StepState.WAITING, **here).exists() and Wait.objects.filter(**here).exists()
+        f"{table}.run_id = workflows_run.id AND {table}.operation_id = workflows_run.operation "
+        f"AND {table}.attempt = workflows_run.attempt"
     )
 
 

@@ -84,6 +84,7 @@ class Session:
     written: Written | None = (
         None  # what the step has made of its virtual object, to be written with its outcome
     )
+    in_transaction: bool = False
     heir: Run | None = None  # who has been given the key of this one, and is to be taken up
     _row: Step | None = None
     _values: dict[str, Any] = field(default_factory=dict)

@@ -11,11 +11,16 @@ def in_transaction(session: Session, work: Callable[[], None]) -> None:
     """Do the work, which commits the session, in one transaction.
 
     What the database itself refuses (a deadlock, a lost connection) is begun again from scratch, as long as the lease
-    stands: nothing of it happened, unless it turns out that only the answer to the commit was lost.
+    stands: nothing of it happened, unless it turns out that only the answer to the commit was lost. Within another one
+    it is a part of that, and costs no savepoint: whatever goes wrong, all of it is begun again.
     """
+    if session.in_transaction:
+        work()
+        return
     before, refusals = session.snapshot(), 0
     while True:
         try:
+            session.in_transaction = True
             with transaction.atomic():
                 work()
             return
@@ -28,3 +33,5 @@ def in_transaction(session: Session, work: Callable[[], None]) -> None:
             if session.was_committed_since(before):
                 return
             session.restore(before)
+        finally:
+            session.in_transaction = False

@@ -115,10 +115,10 @@ def _note(runs: list[Run], leaves: list[Leaf], name: str, sha256: str) -> None:
         )
         for run in runs
     ]
-    ArchivedRun.objects.bulk_create(noted, batch_size=1000)
-    ArchivedLeaves.objects.bulk_create(
-        ArchivedLeaves(seal=seal, sha256=sha256, data=packed(part)) for seal, part in _by_seal(leaves)
-    )
+    # Restored and archived again without a change between, they are noted already.
+    ArchivedRun.objects.bulk_create(noted, batch_size=1000, ignore_conflicts=True)
+    parts = [ArchivedLeaves(seal=seal, sha256=sha256, data=packed(part)) for seal, part in _by_seal(leaves)]
+    ArchivedLeaves.objects.bulk_create(parts, ignore_conflicts=True)
 
 
 def _by_seal(leaves: list[Leaf]) -> Iterator[tuple[Seal, list[Leaf]]]:

@@ -11,6 +11,10 @@ from workflows.history.digests import output_digest, seal_digest
 from workflows.history.proofs import leads_to
 from workflows.history.walking import Walk
 
+Operation = tuple[str, str]
+HAS_OUTPUT = ("SUCCEEDED", "UNDOING", "UNDONE")
+NOTHING = output_digest(None)  # of a step that failed, perhaps after its effect, and was undone for that
+
 
 @dataclass
 class Contents:
@@ -45,7 +49,10 @@ class _Check:
         self.path = path
         self.contents = Contents()
         self.runs: dict[str, tuple[int, dict[str, Any]]] = {}
-        self.outputs: dict[tuple[str, str], tuple[int, str]] = {}  # of each step its line and digest
+        self.steps: set[Operation] = set()
+        self.outputs: dict[
+            Operation, tuple[int, str]
+        ] = {}  # the line and the digest of each that no event had yet
         self.seals: dict[int, dict[str, Any]] = {}
         self.walked: set[str] = set()
         self.proven: set[str] = set()
@@ -60,8 +67,10 @@ class _Check:
         match line.kind:
             case "run":
                 self.runs[line.row["id"]] = line.number, line.row
-            case "step" if line.row["state"] in ("SUCCEEDED", "UNDOING", "UNDONE") and not line.row["large"]:
-                self._note_output(line, line.row["output"])
+            case "step":
+                self.steps.add((line.row["run_id"], line.row["operation_id"]))
+                if line.row["state"] in HAS_OUTPUT and not line.row["large"]:
+                    self._note_output(line, line.row["output"])
             case "payload":
                 self._note_output(line, line.row["data"])
             case "event":
@@ -106,17 +115,25 @@ class _Check:
         problem = walk.find_other_row(run["input"], run["state"], run["output"])
         if problem is not None:
             self.refuse(number, f"is not what the events say: {problem}")
-        self._hold_outputs(walk, run["parent_id"] if run["branch"] else run["id"])
+        self._hold_outputs(walk, number, run["parent_id"] if run["branch"] else run["id"])
         self.walked.add(walk.run_id)
         self.contents.heads[walk.run_id] = run["history_seq"], run["history_hash"]
 
-    def _hold_outputs(self, walk: Walk, home: str) -> None:
+    def _hold_outputs(self, walk: Walk, line: int, home: str) -> None:
         for operation, (seq, digest) in walk.outputs.items():
-            number, found = self.outputs.get((home, operation), (0, digest))
+            if (home, operation) not in self.steps:
+                self.refuse(line, f"is a run without the step {operation}, of which its event {seq} speaks")
+            number, found = self.outputs.pop((home, operation), (line, digest))
             if found != digest:
                 self.refuse(
                     number, f"has another output of {operation} than event {seq} of run {walk.run_id}"
                 )
+        if walk.lists:  # those that a fork has copied are covered by the digests of the lists
+            copied = [
+                key for key in self.outputs if key[0] == home and key[1].partition("#")[0] in walk.lists
+            ]
+            for key in copied:
+                del self.outputs[key]
 
     def _take_seal(self, line: Line) -> None:
         if line.row["hash"] != seal_digest(line.row):
@@ -133,6 +150,9 @@ class _Check:
         self.proven.add(row["run_id"])
 
     def _end(self, line: Line) -> None:
+        for (_, operation), (number, digest) in self.outputs.items():
+            if digest != NOTHING:
+                self.refuse(number, f"has an output of {operation} that no event speaks of")
         for run_id, (number, _) in self.runs.items():
             if run_id not in self.walked:
                 self.refuse(number, f"is run {run_id}, whose events are missing")

@@ -1,7 +1,6 @@
 """Crashing a workflow at every crash point that it passes, one crash per run."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ from workflows.ids import uuid7
 from workflows.models import Run
 from workflows.states import RunState
 from workflows.testing.crashes import Crashed
-from workflows.testing.inprocess import Engine, engine
+from workflows.testing.inprocess import Engine, opened_or_new
 from workflows.testing.waits import PendingWait, answer_wait, standing
 
 ROUNDS_MAX = 200
@@ -31,7 +30,6 @@ def crash_everywhere(
     invariant: Callable[[Run], Any],
     answers: Answers | None = None,
     points: Collection[str] | None = None,
-    inside: Engine | None = None,
 ) -> int:
     """Run the workflow once per occurrence of every crash point; crash there, let another worker finish, then look.
 
@@ -39,12 +37,13 @@ def crash_everywhere(
     invariant: what must hold of each run at its end; it returns False or raises when it doesn't.
     answers: what to answer the steps that wait, by their names; or a function of engine and run that does it.
         Sleeps need none: when nothing else is left to do, the clock is put forward.
-    points: only these crash points. inside: an engine that is open already.
+    points: only these crash points.
     Returns how many crashes there were. Raises AssertionError with every crash after which the invariant did not hold,
     the run neither finished nor asked for a person, or its history was broken.
-    Within a transaction that is rolled back after the test each run finds the database as the first one did.
+    Within a transaction that is rolled back after the test each run finds the database as the first one did. An engine
+    that is open already is used, with its failures and stubs.
     """
-    with nullcontext(inside) if inside else engine() as t:
+    with opened_or_new() as t:
         sweep = Sweep(t, workflow, input, invariant, answers or {})
         before = t.reached.copy()
         sweep.try_point(None)

@@ -6,7 +6,7 @@ puts it forward. What the sweeper would find, is found at once.
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +53,11 @@ def engine() -> "Iterator[Engine]":
     with t._in_place():
         yield t
     t._failures.require_struck()
+
+
+def opened_or_new() -> AbstractContextManager["Engine"]:
+    """Return the engine that is open, or open one."""
+    return nullcontext(_open[0]) if _open else engine()
 
 
 class Engine:

@@ -443,6 +443,26 @@ def test_branch_can_not_be_cancelled_apart_from_its_parent(script: Script) -> No
     assert not DeadLetter.objects.filter(state="OPEN").exists()
 
 
+def test_run_that_was_stopped_while_it_made_its_branches_stops_them_before_it_undoes(
+    script: Script, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    settings.WORKFLOWS = {**settings.WORKFLOWS, "max_recoveries": 0}
+    monkeypatch.setattr("workflows.engine.branches.CHUNK", 1)
+    run = Lines.start(OrderInput())
+    with monkeypatch.context() as patch:
+        patch.setattr("workflows.engine.branches.crashpoint", lambda point: exit(point))
+        with pytest.raises(SystemExit):
+            advance(run.pk)
+    Run.objects.filter(pk=run.pk).update(lease_until=run.created_at)
+    advance(run.pk)
+    assert the_letter(run).reason == "crash_loop"
+    assert Run.objects.filter(parent=run, finished_at__isnull=True).count() == 1
+    compensate_dead_letter(the_letter().pk, **BY)
+    assert finished(run).state == RunState.COMPENSATED
+    assert script.called == ["begin#0", "begin.undo#0 begun"], "the branch was stopped before it began"
+    assert not Run.objects.filter(finished_at__isnull=True).exists()
+
+
 def test_list_that_can_not_be_made_is_skipped_as_a_whole(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,7 +49,6 @@ from workflows import (
     verify_history,
 )
 from workflows.alerts import alert_blocked_keys
-from workflows.engine import keys
 from workflows.engine import objects as engine_objects
 from workflows.engine.drive import advance
 from workflows.engine.keys import inbox, release_key, take_key
@@ -377,28 +376,6 @@ def test_killed_holder_leaves_the_state_and_gives_the_object_to_the_next(drive: 
     assert holder("wallet:a") == behind
     assert drive(behind).state == RunState.SUCCEEDED
     assert Wallet("a").seen() == (Decimal(1), ["?"], 2)
-
-
-def test_run_that_ends_just_when_the_key_is_handed_to_it_is_passed_over(
-    drive: Drive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between the look into the inbox and the handing over the first one was killed: it must not get the key for ever."""
-    asking = Wallet("a").ask("?").start()
-    advance(asking.pk)
-    first, second = (Wallet("a").credit(Decimal(1)).start() for _ in range(2))
-    promote = keys._promote
-
-    def promote_late(heir: Run) -> bool:
-        if heir == first:
-            kill_run(first.pk, actor="ops", reason="no")
-        return promote(heir)
-
-    monkeypatch.setattr(keys, "_promote", promote_late)
-    send_signal(asking.pk, "answer", "go on")
-    advance(asking.pk)
-    first.refresh_from_db()
-    assert (first.state, first.wake_at) == (RunState.CANCELLED, None)
-    assert holder("wallet:a") == second
 
 
 def test_cancelled_call_leaves_the_inbox(drive: Drive) -> None:

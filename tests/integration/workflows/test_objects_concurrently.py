@@ -4,10 +4,12 @@ import contextlib
 import threading
 
 import pytest
+from django.db import connection, transaction
 
-from tests.sample.objects import Append, Holds, PairInput
+from dalp.local.processes import wait_until
+from tests.sample.objects import Append, Holds, PairInput, Released
 from tests.threads import at_once
-from workflows import send_signal
+from workflows import kill_run, send_signal
 from workflows.engine import cycles
 from workflows.engine.drive import advance
 from workflows.models import Run, VirtualObjectState
@@ -48,6 +50,39 @@ def test_two_runs_that_ask_for_each_others_objects_at_the_same_moment_do_not_wai
     states = sorted(Run.objects.filter(parent=None).values_list("state", flat=True))
     assert states == [RunState.FAILED, RunState.SUCCEEDED]
     assert not VirtualObjectState.objects.filter(holder__isnull=False).exists()
+
+
+@pytest.mark.case("E37")
+def test_run_that_ends_just_when_the_key_is_handed_to_it_does_not_get_it_for_ever() -> None:
+    """The holder ends while somebody kills the first of those that wait, and has not committed that yet."""
+    asking = Released("a").ask("?").start()
+    advance(asking.pk)
+    first, second = (Released("a").append(value).start() for value in ("x", "y"))
+    send_signal(asking.pk, "answer", 1)
+    killed = threading.Event()
+
+    def work(number: int) -> None:
+        if number:
+            killed.wait(10)
+            advance(asking.pk)
+            return
+        with transaction.atomic():
+            kill_run(first.pk, actor="ops", reason="no")
+            killed.set()
+            wait_until(somebody_waits_for_a_lock, 10, what="the key's holder wants the row of the first one")
+
+    at_once(2, work)
+    first.refresh_from_db()
+    assert (first.state, first.wake_at) == (RunState.CANCELLED, None)
+    assert VirtualObjectState.objects.get(key="released:a").holder == second
+
+
+def somebody_waits_for_a_lock() -> bool:
+    if connection.vendor != "postgresql":
+        return True  # everybody waits for the one writer
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
+        return bool(cursor.fetchone()[0])
 
 
 def test_calls_from_many_threads_are_all_carried_out_once() -> None:
