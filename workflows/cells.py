@@ -25,6 +25,8 @@ STATE_COLOURS = {
     "SUCCEEDED": "success",
     "DONE": "success",
     "RESOLVED": "success",
+    "STARTED": "success",
+    "SKIPPED": "warning",
 }
 
 

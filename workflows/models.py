@@ -13,6 +13,7 @@ from workflows.bulk import BulkItem, BulkJob
 from workflows.ids import uuid7
 from workflows.leases import Leased
 from workflows.records import Act, ArchivedLeaves, ArchivedRun, Event, Seal
+from workflows.schedules.models import Schedule, Tick
 from workflows.states import (
     Control,
     DeadLetterReason,
@@ -25,7 +26,7 @@ from workflows.states import (
 )
 
 # Models of this app that have a module of their own.
-__all__ = ("Act", "ArchivedLeaves", "ArchivedRun", "BulkItem", "BulkJob", "Event", "Seal")
+__all__ = ("Act", "ArchivedLeaves", "ArchivedRun", "BulkItem", "BulkJob", "Event", "Schedule", "Seal", "Tick")
 
 LIVE = Q(finished_at__isnull=True)
 

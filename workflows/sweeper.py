@@ -21,6 +21,7 @@ from workflows.engine.stranded import park_stranded
 from workflows.history.retention import archive_expired
 from workflows.history.seals import anchor_seals, seal_events
 from workflows.models import Run
+from workflows.schedules.firing import fire_due_schedules
 from workflows.states import CLAIMABLE, WaitingFor
 
 log = structlog.get_logger()
@@ -52,6 +53,7 @@ def rules() -> dict[str, Callable[[], int]]:
         "yielding": yield_paused,
         "alerted": send_alerts,
         "blocked": alert_blocked_keys,
+        "fired": fire_due_schedules,
         "sealed": seal_events,
         "anchored": anchor_seals,
         "decided": work_off_bulk,  # these two last, for they take their time

@@ -12,6 +12,7 @@ from dalp import heartbeat
 from signer.models import Lane, Transaction
 from signer.states import LaneState, TransactionState
 from workflows.models import DeadLetter, Run
+from workflows.schedules.models import Schedule
 from workflows.states import TERMINAL, DeadLetterState, RunState
 
 BAD = {"DEAD_LETTER", "FAILED"}
@@ -54,6 +55,10 @@ def alarms() -> list[dict[str, str]]:
     for lane in Lane.objects.filter(state=LaneState.BLOCKED)[:10]:
         link = reverse("admin:signer_lane_change", args=[lane.pk])
         found.append({"text": f"lane {lane} is blocked: {lane.blocked_reason}", "link": link})
+    for schedule in Schedule.objects.filter(enabled=True, last_error__isnull=False)[:10]:
+        link = reverse("admin:workflows_schedule_change", args=[schedule.pk])
+        code = (schedule.last_error or {}).get("code")
+        found.append({"text": f"schedule {schedule.name} could not start its last run: {code}", "link": link})
     age = beat_age()
     late = not age.endswith("ago") or float(age.split()[0]) > heartbeat.LATE_SECONDS
     if late:

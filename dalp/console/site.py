@@ -12,6 +12,8 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
         ("Overview", "monitor_heart", "admin:index"),
         ("Dead letters", "crisis_alert", "admin:workflows_deadletter_changelist"),
         ("Runs", "account_tree", "admin:workflows_run_changelist"),
+        ("Schedules", "schedule", "admin:workflows_schedule_changelist"),
+        ("Ticks", "update", "admin:workflows_tick_changelist"),
         ("Virtual objects", "lock", "admin:workflows_objectkey_changelist"),
         ("Assets", "token", "admin:assets_asset_changelist"),
         ("Investors", "groups", "admin:assets_investor_changelist"),

@@ -3,7 +3,7 @@
 Nothing is edited by hand: each act goes through the engine, with a reason, like everybody else's.
 """
 
-from workflows.admin import acts, approvals, bulk, definitions, letters, limits, objects
+from workflows.admin import acts, approvals, bulk, definitions, letters, limits, objects, schedules
 from workflows.admin.runs import REFERENCE_FINDERS, REFERENCE_VIEWS
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "letters",
     "limits",
     "objects",
+    "schedules",
 ]

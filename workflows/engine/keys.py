@@ -78,7 +78,9 @@ def pass_key_on(run: Run, written: "Written | None" = None) -> Run | None:
         return None  # it never had it
     heir = _promote_next(run.object_key)
     if heir is not None:
-        update_row(VirtualObjectState, {"key": run.object_key}, {"holder": heir.pk, "held_since": heir.wake_at})
+        update_row(
+            VirtualObjectState, {"key": run.object_key}, {"holder": heir.pk, "held_since": heir.wake_at}
+        )
     return heir
 
 

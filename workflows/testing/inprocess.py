@@ -26,6 +26,7 @@ from workflows.definition import Workflow
 from workflows.engine import migration
 from workflows.engine.signals import send_signal
 from workflows.models import Run
+from workflows.schedules.models import Schedule
 from workflows.states import CLAIMABLE, Control, RunState
 from workflows.sweeper import rules
 from workflows.testing.commits import Commits
@@ -136,11 +137,12 @@ class Engine:
         return clock.now()
 
     def next_instant(self) -> datetime | None:
-        """Return when the next timer, timeout or deadline comes due; None when nothing does by itself."""
+        """Return when the next timer, timeout, deadline or schedule comes due; None when nothing does by itself."""
         now, live = clock.now(), Run.objects.filter(finished_at__isnull=True)
         timers = live.filter(state__in=sorted(CLAIMABLE), wake_at__gt=now)
         deadlines = live.filter(deadline_at__gt=now, compensating=False, control=Control.NONE)
         found = [
+            Schedule.objects.filter(enabled=True, next_at__gt=now).aggregate(at=Min("next_at"))["at"],
             timers.aggregate(at=Min("wake_at"))["at"],
             deadlines.exclude(state=RunState.DEAD_LETTER).aggregate(at=Min("deadline_at"))["at"],
         ]
