@@ -47,6 +47,7 @@ def main() -> int:
 
 def report(runner: "Runner", given: argparse.Namespace) -> int:
     """Print what happened; return 0 when nothing went wrong and the faults really struck."""
+    from tests.chaos.runner import NOTICED
     from tests.chaos.verdict import describe, judge, repeated_calls
 
     verdict = patiently(lambda: judge(runner.programs, stopped=frozenset(runner.stopped)))
@@ -59,7 +60,7 @@ def report(runner: "Runner", given: argparse.Namespace) -> int:
         for _path, text in found[:5]:
             print(f"  {kind}: {text[:400]}")
     dump(verdict.violations, runner, describe)
-    missed = [name for name in ("fenced", "recovered", "redelivered") if not counts[name]]
+    missed = [name for name in NOTICED if not counts[name]]
     for name in missed:
         print(f"  nothing was {name}: the faults did not strike, or nothing noticed them")
     clean = verdict.is_clean and not missed

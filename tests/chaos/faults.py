@@ -1,4 +1,4 @@
-"""The faults, and when they strike: drawn from a seed, each kind once before any comes twice."""
+"""The faults, and when they strike: drawn from a seed, all kinds before any comes again."""
 
 import random
 import signal
@@ -17,6 +17,9 @@ from workflows import crashpoint
 from workflows.models import Run
 
 POINTS_WITHOUT_A_RUN = ("engine.started",)  # reached where runs are started, not in a worker
+# Freezing strikes more often than the rest: it alone makes a worker that believes to hold what it has lost, and where
+# the database is restarted meanwhile it is the lost connection that stops the worker, and not the fence.
+TIMES = {"worker frozen beyond its lease": 3}
 
 
 @dataclass
@@ -40,7 +43,7 @@ class Faults:
         points = [name for name in crashpoint.names if name.startswith(("engine.", "chaos."))]
         self._points = sorted(set(points) - set(POINTS_WITHOUT_A_RUN))
         self._arms = not only
-        kinds: dict[str, Callable[[], None]] = {
+        kinds: dict[str, Callable[[], bool | None]] = {
             "worker killed": self._kill,
             "worker frozen beyond its lease": self._freeze,
             "Redis flushed": self._flush,
@@ -58,11 +61,11 @@ class Faults:
         if time.monotonic() < self._next:
             return
         if not self._bag:
-            self._bag = list(self._kinds)
+            self._bag = [kind for kind in self._kinds for _ in range(TIMES.get(kind, 1))]
             self.random.shuffle(self._bag)
         kind = self._bag.pop()
-        self.struck[kind] += 1
-        self._kinds[kind]()
+        if self._kinds[kind]() is not False:
+            self.struck[kind] += 1
         self._next = time.monotonic() + self.random.uniform(0.5, 1.5) * self.every
 
     def mend(self) -> None:
@@ -105,24 +108,29 @@ class Faults:
     def _thaw_later(self, worker: Process) -> None:
         self.frozen.append(_Frozen(worker, time.monotonic() + 8 * LEASE_SECONDS, self._runs_of(worker)))
 
-    def _victim(self) -> Process | None:
-        awake = [worker for worker in self.stage.workers if worker.alive and not worker.stopped]
-        return self.random.choice(awake) if awake else None
+    def _awake(self) -> list[Process]:
+        return [worker for worker in self.stage.workers if worker.alive and not worker.stopped]
 
-    def _kill(self) -> None:
-        if worker := self._victim():
-            worker.kill()
+    def _kill(self) -> bool:
+        awake = self._awake()
+        if awake:
+            self.random.choice(awake).kill()
+        return bool(awake)
 
-    def _freeze(self) -> None:
-        """Freeze a worker that holds a run, for otherwise nobody would notice."""
+    def _freeze(self) -> bool:
+        """Freeze a worker that holds a run while another is awake, for otherwise nobody would notice."""
         for _ in range(50):
-            if worker := self._victim():
-                worker.freeze()
-                if self._runs_of(worker):
-                    self._thaw_later(worker)
-                    return
-                worker.thaw()
+            awake = self._awake()
+            if len(awake) < 2:
+                return False
+            worker = self.random.choice(awake)
+            worker.freeze()
+            if self._runs_of(worker):
+                self._thaw_later(worker)
+                return True
+            worker.thaw()
             time.sleep(0.02)
+        return False
 
     def _runs_of(self, worker: Process) -> dict[Any, int]:
         """Return the epochs of the runs that the worker holds."""

@@ -1,6 +1,7 @@
 """Starting programs, answering them, having faults strike meanwhile; then waiting until everything has come to rest."""
 
 import contextlib
+import math
 import random
 import time
 from typing import Any
@@ -15,6 +16,7 @@ from workflows.models import Event, Run
 from workflows.states import RunState
 
 TELL_SECONDS = 60
+NOTICED = ("fenced", "recovered", "redelivered")  # each must have happened, or the faults did not strike
 REST_LOOKS = 450  # at everything, a fifth of a second apart, without any progress: it is stuck
 
 
@@ -34,18 +36,24 @@ class Runner:
         self._told_at = time.monotonic()
 
     def run(self, runs: int, seconds: float | None) -> None:
-        """Start so many programs, none after so many seconds, and wait until all are over or stand still."""
+        """Start so many programs, none after so many seconds, and wait until all are over or stand still.
+
+        When nobody has noticed the faults by then, it goes on for up to three times as long.
+        """
         for _ in range(self.stage.wanted):
             self.stage.start_worker(self.faults.arm())
         self.stage.start_beat()
         began = time.monotonic()
-        while len(self.programs) < runs and not (seconds and time.monotonic() - began > seconds):
+        ends = began + seconds if seconds else math.inf
+        while len(self.programs) < runs and time.monotonic() < ends:
             self.faults.tick()
             patiently(lambda: self._feed(runs))
             patiently(answer_waits)
             patiently(self._interfere)
             self._tell(began)
             time.sleep(0.05)
+            if time.monotonic() > ends and seconds and ends < began + 3 * seconds and not self._was_noticed():
+                ends += 5
         self.seconds = time.monotonic() - began
         self._rest(began)
         self.rest_seconds = time.monotonic() - began - self.seconds
@@ -106,6 +114,10 @@ class Runner:
             seen, looks = events, looks + 1 if events == seen else 0
             self._tell(began)
             time.sleep(0.2)
+
+    def _was_noticed(self) -> bool:
+        counts = patiently(self.counts)
+        return all(counts[name] for name in NOTICED)
 
     def counts(self) -> dict[str, Any]:
         """Return the figures of the run."""

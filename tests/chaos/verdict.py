@@ -227,7 +227,7 @@ def describe(program: Program) -> dict[str, Any]:
     """Return all rows of a program's runs, for whoever looks for what went wrong."""
     paths = {each.path for each in program.family()}
     runs = [run for run in programs_runs() if run.input["path"] in paths]
-    everything = [*runs, *Run.objects.filter(parent__in=runs).exclude(branch="")]
+    everything = Run.objects.filter(correlation_id__in={run.correlation_id for run in runs}).order_by("pk")
     return {
         "program": program.model_dump(exclude_defaults=True),
         "effects": list(models.Effect.objects.filter(path__startswith=f"{program.path}/").values()),

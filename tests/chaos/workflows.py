@@ -75,7 +75,8 @@ class Ledger(VirtualObject[LedgerState]):
 
     @exclusive(retry=PATIENT)
     def remove(self, entry: str) -> None:
-        self.state.entries.remove(entry)
+        if entry in self.state.entries:  # else nobody knew whether it had been added, and it hadn't
+            self.state.entries.remove(entry)
 
     @shared
     def entries(self) -> list[str]:

@@ -40,7 +40,7 @@ def _on_postgresql(services: Services) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.case("E6", "E7", "E8", "E10", "E12", "E13", "E15", "E17", "E18", "E41", "E43")
 def test_nothing_is_lost_or_done_twice_or_stuck_whatever_strikes(tmp_path: Path) -> None:
-    process = chaos(tmp_path, "--seconds", "30", "--workers", "2", "--every", "2.5", "--in-flight", "60")
+    process = chaos(tmp_path, "--seconds", "60", "--workers", "2", "--every", "2.5", "--in-flight", "60")
     assert process.returncode == 0
     assert figure(process, "fenced") > 0
     assert figure(process, "recovered") > 0

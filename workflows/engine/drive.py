@@ -36,7 +36,7 @@ from workflows.engine.outcomes import (
     to_json,
 )
 from workflows.engine.recording import park, record
-from workflows.engine.session import Session, is_database_trouble
+from workflows.engine.session import Session, is_away, is_database_trouble
 from workflows.engine.timeouts import time_limit
 from workflows.engine.transactions import in_transaction
 from workflows.engine.wake import settle
@@ -184,6 +184,8 @@ def _carry_out_transaction(session: Session, *, may_continue: bool) -> None:
     try:
         in_transaction(session, work)
     except (_BodyError, DatabaseError) as raised:
+        if is_away(raised):
+            raise
         session.restore(before)
         error = raised.__cause__ if isinstance(raised, _BodyError) else raised
         assert isinstance(error, Exception)
@@ -318,7 +320,9 @@ def _attempt(session: Session, work: Callable[[], Outcome]) -> Outcome:
         return work()
     except FencedError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a step raises is that step's outcome
+    except Exception as error:  # whatever a step raises is that step's outcome
+        if is_away(error):  # but for this: the run stays claimed, and whoever is next to claim it goes on
+            raise
         return _outcome_of_error(session, step, error)
 
 

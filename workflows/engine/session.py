@@ -310,8 +310,6 @@ class Session:
         if self.news:
             self.run.request = Run.objects.values_list("request", flat=True).get(pk=self.run.pk)
         self.clear_control = False
-        if self.news:
-            self.run.request = Run.objects.values_list("request", flat=True).get(pk=self.run.pk)
 
     def _write(self, writes: list[Upsert]) -> list[Any]:
         found = self._write_knowing(self.control, writes)
@@ -384,6 +382,11 @@ def is_database_trouble(error: Exception) -> bool:
     if isinstance(error, OperationalError | InterfaceError):
         return True
     return isinstance(error, InternalError) and is_disconnected()
+
+
+def is_away(error: Exception) -> bool:
+    """Tell whether the database could not be reached: that says nothing about what was to be done with it."""
+    return is_database_trouble(error) and is_disconnected()
 
 
 def is_disconnected() -> bool:

@@ -17,9 +17,13 @@ def in_transaction(session: Session, work: Callable[[], None]) -> None:
     if session.in_transaction:
         work()
         return
-    before, refusals = session.snapshot(), 0
+    before, refusals, tried = session.snapshot(), 0, False
     while True:
         try:
+            if tried:
+                if session.was_committed_since(before):
+                    return
+                session.restore(before)
             session.in_transaction = True
             with transaction.atomic():
                 work()
@@ -28,10 +32,8 @@ def in_transaction(session: Session, work: Callable[[], None]) -> None:
             if connection.in_atomic_block or not is_database_trouble(error):
                 session.restore(before)
                 raise
+            tried = True
             refusals += not is_disconnected()
             session.wait_for_database(error, refusals)
-            if session.was_committed_since(before):
-                return
-            session.restore(before)
         finally:
             session.in_transaction = False

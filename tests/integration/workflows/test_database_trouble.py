@@ -4,7 +4,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from django.db import OperationalError, connection, connections
@@ -122,6 +122,52 @@ def test_transaction_that_the_database_refuses_is_begun_again_from_scratch(fresh
         assert effects(run) == {"cross#0": 1}
         assert run.steps.get().attempt == 1, "a deadlock is the database's affair, not an attempt of the step"
     assert sum(Crossing.tries.values()) == 3, "no deadlock happened"
+
+
+class Cut(Workflow[SampleInput, str]):
+    """Its steps find the database away."""
+
+    class Meta:
+        name = "trouble.cut"
+
+    away: ClassVar[set[str]] = set()
+
+    def look_for_database(self, name: str) -> None:
+        if name in self.away:
+            connection.close()
+            raise OperationalError("connection failed: the database system is starting up")
+
+    @step(effect="transactional", retry=Retry(attempts=1))
+    def write(self, operation: Operation) -> str:
+        self.look_for_database("write")
+        return write(operation)
+
+    @step(retry=Retry(attempts=1))
+    def call(self, write: str) -> str:
+        self.look_for_database("call")
+        return write
+
+
+@pytest.mark.case("E17")
+def test_database_that_is_away_for_longer_than_the_lease_is_no_failure_of_the_step(
+    fresh_db: str, settings: Any
+) -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite is a file, and never away")
+    settings.WORKFLOWS = {**settings.WORKFLOWS, "lease_seconds": 0.2}
+    run = Cut.start(SampleInput())
+    Cut.away.update(("write", "call"))
+    for name in ("write", "call"):
+        with pytest.raises(OperationalError, match="starting up"):
+            while True:
+                advance(run.pk)
+        run.refresh_from_db()
+        assert (run.state, run.operation) == (RunState.RUNNING, f"{name}#0")
+        Cut.away.discard(name)
+    finish(run)
+    assert run.state == RunState.SUCCEEDED
+    assert effects(run) == {"write#0": 1}
+    assert list(verify_history()) == []
 
 
 class Spoilt(Workflow[SampleInput, str]):

@@ -29,13 +29,16 @@ from workflows import (
     Workflow,
     fork_run,
     restore_archive,
+    send_signal,
     set_legal_hold,
     step,
     verify_archive,
     verify_archives,
     verify_history,
     verify_seals,
+    vote,
 )
+from workflows.engine.acts import note_act
 from workflows.engine.children import find_waiting_for_lost
 from workflows.history import archiving, retention, seals
 from workflows.history.archives import MODELS
@@ -43,8 +46,10 @@ from workflows.history.retention import archive_expired
 from workflows.history.seals import seal_events
 from workflows.models import (
     Act,
+    Approval,
     ArchivedLeaves,
     ArchivedRun,
+    DeadLetter,
     Event,
     Run,
     Seal,
@@ -162,6 +167,39 @@ def test_nothing_leaves_without_a_directory_or_before_its_time_or_unsealed(
     Run.objects.filter(pk=for_ever.pk).update(finished_at=F("finished_at") - MONTH)
     assert archive_expired() == 1
     assert set(Run.objects.values_list("pk", flat=True)) == {young.pk, unsealed.pk, for_ever.pk}
+
+
+def test_a_run_comes_back_as_it_was(drive: Drive, directory: Path) -> None:
+    """With a row in nearly every table: ids, instants, hashes, and what people did."""
+    run = Asking.start(SampleInput())
+    drive_until_it_asks(run)
+    send_signal(run.pk, "note", {"text": "ü", "number": 7}, dedup_id="d", sender="bank")
+    vote(Approval.objects.get().pk, actor="ada", groups=["treasury"], approve=True, reason="fine")
+    drive(run)
+    DeadLetter.objects.create(
+        run=run, workflow=run.workflow, operation_id="x#0", reason="uncertain", error={}
+    )
+    note_act("ada", "look", f"run:{run.pk}", "to see", amount=0.1)
+    a_month_passes()
+    before, acts = everything(), list(Act.objects.values())
+    assert {kind for kind, rows in before.items() if rows} == set(MODELS) - {"act"}
+    assert archive_expired() == 1
+    assert not any(everything().values())
+    restored = restore_archive(only_file(directory), actor="eve", reason="an audit")
+    assert restored.runs == 1
+    assert Run.objects.get().legal_hold
+    Run.objects.update(legal_hold=False)
+    assert everything() == before
+    assert list(Act.objects.exclude(action="restore").values()) == acts
+    assert Act.objects.get(action="restore").actor == "eve"
+    assert sound()
+
+
+def drive_until_it_asks(run: Run) -> None:
+    from workflows.engine.drive import advance
+
+    advance(run.pk)
+    assert Approval.objects.filter(run=run).exists()
 
 
 def test_restored_runs_stay_until_somebody_lets_them_go_and_are_archived_again(

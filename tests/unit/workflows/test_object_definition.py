@@ -1,5 +1,6 @@
 """Mistakes in a class of virtual objects are told by number, and none of its calls is started."""
 
+import types
 from decimal import Decimal
 from typing import Any
 
@@ -135,7 +136,11 @@ def test_mistakes_of_a_class_are_found() -> None:
 @pytest.mark.parametrize("name", ["", "a:b", "a{b}"])
 def test_class_without_a_proper_name_is_refused(name: str) -> None:
     with pytest.raises(DefinitionError, match=r"Meta\.name"):
-        type("Bad", (VirtualObject[Count],), {"Meta": type("Meta", (), {"name": name})})
+        types.new_class(
+            "Bad",
+            (VirtualObject[Count],),
+            exec_body=lambda body: body.update(Meta=type("Meta", (), {"name": name})),
+        )
 
 
 def test_class_without_state_or_without_exclusive_handler_is_refused() -> None:
