@@ -1,12 +1,18 @@
 """Telling the workers that a run may be claimed. A hint: losing or doubling one changes latency, never the outcome."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 
+import redis
 import structlog
 from celery import chain
+from django.conf import settings
 from django.db import transaction
+from kombu.transport.redis import Channel
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from workflows.definition import find_definition
+from workflows.definition import definitions, find_definition
 from workflows.models import Run
 
 log = structlog.get_logger()
@@ -53,3 +59,25 @@ def send(run: Run) -> None:
     # 9 is the least urgent to kombu's Redis transport, 0 the most.
     links = [advance.si(str(run.pk)).set(queue=queue, priority=9 - min(run.priority, 9)) for queue in queues]
     (chain(*links) if len(links) > 1 else links[0]).apply_async()
+
+
+def busy_queues() -> list[str]:
+    """Return the queues in which messages lie that no worker has taken yet; none where the broker doesn't say."""
+    queues = sorted({queue for definition in definitions() for queue in definition.queues_from(0)})
+    if carrier is not None:
+        return []
+    try:
+        with _broker().pipeline(transaction=False) as asked:
+            for queue in queues:
+                # kombu keeps one list for each priority.
+                asked.exists(queue, *(f"{queue}{Channel.sep}{step}" for step in Channel.priority_steps[1:]))
+            return [queue for queue, found in zip(queues, asked.execute(), strict=True) if found]
+    except redis.RedisError:
+        return []
+
+
+@cache
+def _broker() -> redis.Redis:
+    return redis.Redis.from_url(
+        settings.CELERY_BROKER_URL, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)
+    )

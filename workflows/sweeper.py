@@ -11,7 +11,7 @@ from django.db.models import Q
 
 from workflows.alerts import alert_blocked_keys, send_alerts
 from workflows.clock import db_now, in_seconds
-from workflows.doorbell import send
+from workflows.doorbell import busy_queues, send
 from workflows.engine.branches import join_forgotten
 from workflows.engine.bulk import work_off_bulk
 from workflows.engine.children import wake_for_lost
@@ -64,12 +64,15 @@ def rules() -> dict[str, Callable[[], int]]:
 def ring_due_runs() -> int:
     """Ring for the runs that could be claimed but were not: timers that came due, lost messages, dead workers.
 
-    A run is rung again only after a while: one that waits in a long queue has its message, and more of them would only
-    make the queue longer.
+    One that waits in a long queue has its message, and more of them would only make the queue longer: while a queue
+    has any, its runs are rung after a longer while, and none again before that.
     """
     grace = in_seconds(-settings.WORKFLOWS["sweep_grace_seconds"])
-    timers = [WaitingFor.SLEEP, WaitingFor.RETRY]
-    unclaimed = Q(lease_until__isnull=True) & (Q(wake_at__lte=grace) | Q(waiting_for__in=timers))
+    told = Q(wake_at__lte=grace) & (
+        ~Q(queue__in=busy_queues()) | Q(wake_at__lte=in_seconds(-RING_AGAIN_SECONDS))
+    )
+    timers = Q(waiting_for__in=[WaitingFor.SLEEP, WaitingFor.RETRY])
+    unclaimed = Q(lease_until__isnull=True) & (told | timers)
     abandoned = Q(lease_until__lt=db_now())
     silent = Q(rung_at__isnull=True) | Q(rung_at__lt=in_seconds(-RING_AGAIN_SECONDS))
     due = Run.objects.filter(

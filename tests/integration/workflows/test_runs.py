@@ -2,10 +2,12 @@
 
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from django.db import transaction
 
+from dalp.local import servers
 from tests.sample.models import Effect
 from tests.sample.workflows import Ledger, Saga, SampleInput
 from workflows import (
@@ -13,6 +15,7 @@ from workflows import (
     InvalidInputError,
     NotReplayableError,
     UnknownWorkflowError,
+    clock,
     on_dead_letter,
     replay_dead_letter,
     start_workflow,
@@ -154,6 +157,7 @@ def test_bad_input_names_the_field_and_stores_nothing() -> None:
 @pytest.mark.case("E53")
 def test_one_run_that_cannot_be_rung_does_not_stop_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [Ledger.start(SampleInput()) for _ in range(5)]
+    monkeypatch.setattr("workflows.sweeper.busy_queues", list)
     Run.objects.update(wake_at=Run.objects.first().created_at.replace(year=2020))  # type: ignore[union-attr]
     rung: list[uuid.UUID] = []
 
@@ -170,3 +174,22 @@ def test_one_run_that_cannot_be_rung_does_not_stop_the_sweep(monkeypatch: pytest
     assert set(rung) == {run.pk for run in runs} - {runs[2].pk}
     monkeypatch.setattr("workflows.sweeper.ring_due_runs", lambda: 1 / 0)
     assert {"rung": -1, "alerted": 0}.items() <= sweep().items(), "a broken rule leaves the other rules alone"
+
+
+@pytest.mark.parametrize("priority", ["", "\x06\x169"])
+def test_runs_of_a_queue_that_still_has_messages_are_given_time(
+    monkeypatch: pytest.MonkeyPatch, redis_server: servers.RedisServer, priority: str
+) -> None:
+    """Each has its message there; a second one for all of them would double what the workers are behind with."""
+    run = Ledger.start(SampleInput())
+    monkeypatch.setattr("workflows.sweeper.send", lambda run: None)
+    redis_server.client().flushall()
+    redis_server.client().rpush(f"{run.queue}{priority}", "a message")
+    Run.objects.update(wake_at=clock.now() - timedelta(seconds=6))
+    assert ring_due_runs() == 0
+    redis_server.client().flushall()
+    assert ring_due_runs() == 1, "they have lost theirs"
+    redis_server.client().rpush(f"{run.queue}{priority}", "a message")
+    Run.objects.update(wake_at=clock.now() - timedelta(seconds=11), rung_at=None)
+    assert ring_due_runs() == 1, "one of them may be lost"
+    redis_server.client().flushall()
