@@ -58,8 +58,8 @@ class Contest:
     def ours(self) -> Peer:
         return self.peers[0]
 
-    def run(self, rounds: int) -> Iterator[tuple[int, Peer]]:
-        """Measure every peer once per round; yield each after its measurement.
+    def run(self, rounds: int) -> Iterator[str]:
+        """Measure every peer once per round; yield a line about each after its measurement.
 
         Interleaved, and each round begins with another: a machine that gets slower meanwhile is so to all alike.
         """
@@ -68,7 +68,8 @@ class Contest:
             for peer in self.peers[turn:] + self.peers[:turn]:
                 self.settle()
                 peer.samples.append(peer.measure())
-                yield number, peer
+                rate = f"{peer.samples[-1].per_second:,.0f} {self.unit}/s"
+                yield f"round {number + 1}/{rounds}  {peer.name:24} {rate}"
 
     def ratio(self, peer: Peer) -> float:
         """Return how many times as fast as this peer we are."""

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contest import Contest
+from benchmarks.figures import Figures, short, spoken
 from benchmarks.stage import CONCURRENCY, POOL, Stage
 from dalp.local.processes import ROOT
 from dalp.local.servers import anvil_binary, postgres_bin, redis_binary
@@ -63,7 +64,7 @@ def describe_setting(stage: Stage) -> dict[str, Any]:
 
 
 def save(
-    contests: Sequence[Contest],
+    contests: Sequence[Contest | Figures],
     machine: dict[str, Any],
     setting: dict[str, Any],
     rounds: int,
@@ -85,9 +86,16 @@ def save(
     return path
 
 
-def show(console: Console, contest: Contest) -> None:
-    table = Table(title=contest.title, title_justify="left", title_style="bold")
-    table.add_column("", no_wrap=True)
+def show(console: Console, contest: Contest | Figures) -> None:
+    table = _table(contest) if isinstance(contest, Contest) else _table_of_figures(contest)
+    console.print(table, contest.method, "", sep="\n", highlight=False)
+    if isinstance(contest, Figures):
+        for complaint in contest.complaints:
+            console.print(f"[red]{complaint}[/]", highlight=False, soft_wrap=True)
+
+
+def _table(contest: Contest) -> Table:
+    table = _titled(contest.title)
     for heading in (f"{contest.unit}/s", "range", "ms each", "DALP is"):
         table.add_column(heading, justify="right", no_wrap=True)
     for peer in contest.peers:
@@ -95,7 +103,23 @@ def show(console: Console, contest: Contest) -> None:
         ratio = "" if peer is contest.ours else f"{contest.ratio(peer):.2f} × as fast"
         each = f"{1000 / peer.median:.2f}"
         table.add_row(peer.name, f"{peer.median:,.0f}", f"{low:,.0f} – {high:,.0f}", each, ratio)
-    console.print(table, contest.method, "", sep="\n", highlight=False)
+    return table
+
+
+def _table_of_figures(figures: Figures) -> Table:
+    table, rows = _titled(figures.title), figures.medians
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    for name in names:
+        table.add_column(spoken(name), justify="right")  # a long heading takes several lines
+    for title, row in rows.items():
+        table.add_row(title, *(short(row[name]) if name in row else "" for name in names))
+    return table
+
+
+def _titled(title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("", no_wrap=True)
+    return table
 
 
 def _first(file: str, pattern: str) -> str:

@@ -33,12 +33,10 @@ class Stage:
             self.redis = start_redis()
             opened.callback(self.redis.stop)
             self.prepare_database()
-            self.worker = start_worker(
-                self.env, self.directory / "worker.log", queues=QUEUES, concurrency=CONCURRENCY, pool=POOL
-            )
-            opened.callback(self.worker.stop)
-            self.beat = start_beat(self.env, self.directory / "beat.log")
-            opened.callback(self.beat.stop)
+            self.start_worker()
+            opened.callback(self.stop_worker)
+            self.start_beat()
+            opened.callback(self.stop_beat)
             self._opened = opened.pop_all()
         return self
 
@@ -70,6 +68,37 @@ class Stage:
             "LOG_LEVEL": "WARNING",
             "SENTRY_DSN": "",
         }
+
+    def start_worker(self) -> None:
+        self.worker = start_worker(
+            self.env, self.directory / "worker.log", queues=QUEUES, concurrency=CONCURRENCY, pool=POOL
+        )
+
+    def stop_worker(self) -> None:
+        self.worker.stop()
+
+    def start_beat(self) -> None:
+        self.beat = start_beat(self.env, self.directory / "beat.log")
+
+    def stop_beat(self) -> None:
+        self.beat.stop()
+
+    def work_on(self, database: str) -> None:
+        """Turn to another database of the same server, this process and new ones of the platform."""
+        self.settle()
+        self.stop_beat()
+        self.stop_worker()
+        self.turn_to(database)
+        self.env["DATABASE_URL"] = self.postgres.url(database)
+        self.start_worker()
+        self.start_beat()
+
+    def turn_to(self, database: str) -> None:
+        """Have this process alone use another database of the same server."""
+        from django.db import connection
+
+        connection.close()
+        connection.settings_dict["NAME"] = database
 
     def settle(self) -> None:
         """Wait until no message is left: the sweep sends some twice, and the next measurement must not pay for them."""

@@ -1,7 +1,7 @@
 """The rows that a run is made of. They are the truth; Redis and Celery only say where to look.
 
-Indexes are made for what the engine asks all the time. Their conditions name no column that changes while a run is
-under way: PostgreSQL then updates a run without touching an index.
+Indexes are made for what the engine asks all the time. They name no column that changes from one step to the next:
+PostgreSQL then updates a run without touching an index.
 """
 
 from uuid import UUID
@@ -15,6 +15,7 @@ from workflows.leases import Leased
 from workflows.records import Act, ArchivedLeaves, ArchivedRun, Event, Seal
 from workflows.schedules.models import Schedule, Tick
 from workflows.states import (
+    HELD,
     Control,
     DeadLetterReason,
     DeadLetterState,
@@ -122,6 +123,9 @@ class Run(Leased):
                 fields=["forked_from"], name="workflows_run_forks", condition=Q(forked_from__isnull=False)
             ),
             models.Index(fields=["id"], name="workflows_run_live", condition=LIVE),
+            # Few: not more than there are workers, and what waits while it undoes.
+            models.Index(fields=["id"], name="workflows_run_held", condition=Q(state__in=sorted(HELD))),
+            models.Index(fields=["id"], name="workflows_run_branching", condition=Q(waiting_for="branches")),
             models.Index(fields=["id"], name="workflows_run_asked", condition=Q(asked=True)),
             models.Index(fields=["state", "id"], name="workflows_run_ended", condition=~LIVE),
             models.Index(fields=["workflow", "finished_at"], name="workflows_run_retention", condition=~LIVE),

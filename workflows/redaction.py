@@ -6,6 +6,7 @@
 Not pydantic's SecretStr: it stores asterisks, and the step would receive those.
 """
 
+import json
 from functools import lru_cache
 from typing import Any
 
@@ -22,12 +23,37 @@ Sensitive = Field(json_schema_extra={MARK: True})
 
 def shown_input(definition: Definition | None, data: Any) -> Any:
     """Return a run's input as people may see it. All of it is hidden when nobody knows which workflow it is of."""
-    return data if definition is None else _hide(data, _schema_of_input(definition))
+    return _unknown(data) if definition is None else _hide(data, _schema_of_input(definition))
 
 
 def shown_output(step: StepDefinition | None, data: Any) -> Any:
-    """Return a step's output as people may see it."""
-    return data if step is None else _hide(data, _schema_of_output(step))
+    """Return a step's output as people may see it. All of it is hidden when nobody knows which step it is of."""
+    return _unknown(data) if step is None else _hide(data, _schema_of_output(step))
+
+
+def restored(entered: Any, stored: Any) -> Any:
+    """Return what a person entered, with what stands there wherever it is still hidden.
+
+    Raises ValueError where it is not clear what that was.
+    """
+    found = _restored(entered, stored)
+    if HIDDEN in json.dumps(found, ensure_ascii=False):
+        raise ValueError(f"{HIDDEN} stands where nothing was hidden before: enter the value itself")
+    return found
+
+
+def _restored(entered: Any, stored: Any) -> Any:
+    if entered == HIDDEN:
+        return stored
+    if isinstance(entered, dict) and isinstance(stored, dict):
+        return {name: _restored(value, stored.get(name, value)) for name, value in entered.items()}
+    if isinstance(entered, list) and isinstance(stored, list) and len(entered) == len(stored):
+        return [_restored(value, old) for value, old in zip(entered, stored, strict=True)]
+    return entered
+
+
+def _unknown(data: Any) -> Any:
+    return None if data is None else HIDDEN
 
 
 def stores_asterisks(model: Any) -> bool:

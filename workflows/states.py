@@ -60,6 +60,8 @@ RUN_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
 TERMINAL = frozenset({R.SUCCEEDED, R.COMPENSATED, R.FAILED, R.CANCELLED})
 # A worker may claim a run in these, once its wake-up instant has come.
 CLAIMABLE = frozenset({R.READY, R.RUNNING, R.WAITING, R.COMPENSATING})
+# A run that a worker holds is in one of these.
+HELD = frozenset({R.RUNNING, R.COMPENSATING})
 
 
 class StepState(TextChoices):

@@ -159,15 +159,16 @@ def _input(run: Run, definition: Definition | None) -> Any:
     if not run.branch:
         return shown_input(definition, run.input)
     step = definition_of(run.branch.partition("#")[0], definition)
-    if step is None or step.item is None or "item" not in run.input:
+    if "item" not in run.input:
         return run.input
-    return {"item": shown_output(replace(step, output=step.item), run.input["item"])}
+    known = step and step.item and replace(step, output=step.item)
+    return {"item": shown_output(known or None, run.input["item"])}
 
 
 def _output(run: Run, definition: Definition | None) -> Any:
     """Return what the run ended with: the output of its last step, or those of its last steps by their names."""
     if definition is None or run.output is None:
-        return run.output
+        return shown_output(None, run.output)
     last = definition.members(len(definition.groups) - 1)
     if len(last) == 1:
         return _shown(last[0], run.output)

@@ -4,19 +4,21 @@ from typing import Any
 from urllib.parse import urlencode
 
 import redis
-from django.db.models import Count, Model
+from django.contrib.admin.utils import quote
+from django.db.models import Count, Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 
 from dalp import heartbeat
 from signer.models import Lane, Transaction
 from signer.states import LaneState, TransactionState
-from workflows.models import DeadLetter, Run
+from workflows.models import Approval, DeadLetter, Limit, Run, VirtualObjectState
 from workflows.schedules.models import Schedule
-from workflows.states import TERMINAL, DeadLetterState, RunState
+from workflows.states import TERMINAL, DeadLetterState, RunState, WaitingFor
 
 BAD = {"DEAD_LETTER", "FAILED"}
 RECENT_RUNS = 8
+SHOWN = 10  # of one kind of alarm or notice
 
 
 def listed(view: str, **filters: str) -> str:
@@ -24,9 +26,9 @@ def listed(view: str, **filters: str) -> str:
     return f"{reverse(view)}?{urlencode(filters)}"
 
 
-def counts(model: type[Model], view: str, states: list[str]) -> list[dict[str, Any]]:
+def counts(rows: QuerySet[Any], view: str, states: list[str]) -> list[dict[str, Any]]:
     """Return the rows of each state that has any, linked to their list, in the order of `states`."""
-    found = dict(model._default_manager.values_list("state").annotate(count=Count("pk")).order_by())
+    found = dict(rows.values_list("state").annotate(count=Count("pk")).order_by())
     return [
         {"state": state, "count": found[state], "bad": state in BAD, "link": listed(view, state__exact=state)}
         for state in states
@@ -52,17 +54,47 @@ def alarms() -> list[dict[str, str]]:
         found.append(
             {"text": f"{letters} dead letter{'s' * (letters > 1)} waiting for a decision", "link": link}
         )
-    for lane in Lane.objects.filter(state=LaneState.BLOCKED)[:10]:
+        found += blocked_objects()
+    for lane in Lane.objects.filter(state=LaneState.BLOCKED)[:SHOWN]:
         link = reverse("admin:signer_lane_change", args=[lane.pk])
         found.append({"text": f"lane {lane} is blocked: {lane.blocked_reason}", "link": link})
-    for schedule in Schedule.objects.filter(enabled=True, last_error__isnull=False)[:10]:
+    for schedule in Schedule.objects.filter(enabled=True, last_error__isnull=False)[:SHOWN]:
         link = reverse("admin:workflows_schedule_change", args=[schedule.pk])
         code = (schedule.last_error or {}).get("code")
         found.append({"text": f"schedule {schedule.name} could not start its last run: {code}", "link": link})
     age = beat_age()
     late = not age.endswith("ago") or float(age.split()[0]) > heartbeat.LATE_SECONDS
     if late:
-        found.append({"text": f"beat or the workers are down: last sweep: {age}", "link": ""})
+        remedy = "start `celery -A dalp beat` and a worker; `manage.py doctor` says more"
+        found.append({"text": f"beat or the workers are down: last sweep: {age}. Do: {remedy}", "link": ""})
+    return found
+
+
+def blocked_objects() -> list[dict[str, str]]:
+    """Return the virtual objects that somebody waits for and whose holder waits for a person."""
+    waiting = Run.objects.filter(
+        object_key=OuterRef("pk"), finished_at__isnull=True, waiting_for=WaitingFor.KEY
+    )
+    held = VirtualObjectState.objects.filter(Exists(waiting), holder__state=RunState.DEAD_LETTER)
+    return [
+        {
+            "text": f"{key} is held by a run that waits for a person, and others wait behind it",
+            "link": reverse("admin:workflows_virtualobjectstate_change", args=[quote(key)]),
+        }
+        for key in held.order_by("held_since").values_list("pk", flat=True)[:SHOWN]
+    ]
+
+
+def notices() -> list[dict[str, str]]:
+    """Return what is not wrong, and keeps work from going on all the same."""
+    found = []
+    for limit in Limit.objects.filter(paused=True).order_by("changed_at")[:SHOWN]:
+        link = reverse("admin:workflows_limit_change", args=[quote(limit.pk)])
+        found.append({"text": f"{limit.scope} is paused by {limit.changed_by}: {limit.reason}", "link": link})
+    asked = Approval.objects.filter(state=Approval.State.PENDING).count()
+    if asked:
+        link = listed("admin:workflows_approval_changelist", state__exact="PENDING")
+        found.append({"text": f"{asked} approval{'s' * (asked > 1)} waiting for votes", "link": link})
     return found
 
 
@@ -77,7 +109,7 @@ def recent_runs() -> list[dict[str, Any]]:
             "bad": run.state in BAD,
             "created_at": run.created_at,
         }
-        for run in Run.objects.order_by("-id")[:RECENT_RUNS]
+        for run in Run.objects.filter(branch="").order_by("-id")[:RECENT_RUNS]
     ]
 
 
@@ -93,10 +125,13 @@ def overview(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         "title": "Overview",
         "overview": {
             "alarms": alarms(),
+            "notices": notices(),
             "beat": beat_age(),
-            "runs": counts(Run, "admin:workflows_run_changelist", [*active, *ended]),
+            "runs": counts(
+                Run.objects.filter(branch=""), "admin:workflows_run_changelist", [*active, *ended]
+            ),
             "transactions": counts(
-                Transaction, "admin:signer_transaction_changelist", TransactionState.values
+                Transaction.objects.all(), "admin:signer_transaction_changelist", TransactionState.values
             ),
             "recent": recent_runs(),
         },

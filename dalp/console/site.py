@@ -14,10 +14,19 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
         ("Runs", "account_tree", "admin:workflows_run_changelist"),
         ("Schedules", "schedule", "admin:workflows_schedule_changelist"),
         ("Ticks", "update", "admin:workflows_tick_changelist"),
-        ("Virtual objects", "lock", "admin:workflows_objectkey_changelist"),
+        ("Approvals", "how_to_vote", "admin:workflows_approval_changelist"),
+        ("Virtual objects", "lock", "admin:workflows_virtualobjectstate_changelist"),
+        ("Limits and pauses", "pause_circle", "admin:workflows_limit_changelist"),
+        ("Bulk jobs", "checklist", "admin:workflows_bulkjob_changelist"),
         ("Assets", "token", "admin:assets_asset_changelist"),
         ("Investors", "groups", "admin:assets_investor_changelist"),
         ("Platforms", "foundation", "admin:assets_platform_changelist"),
+    ],
+    "Record": [
+        ("Acts", "history_edu", "admin:workflows_act_changelist"),
+        ("Definitions", "schema", "admin:workflows_definitionrecord_changelist"),
+        ("Seals", "verified", "admin:workflows_seal_changelist"),
+        ("Archived runs", "inventory_2", "admin:workflows_archivedrun_changelist"),
     ],
     "Transactions": [
         ("Transactions", "swap_horiz", "admin:signer_transaction_changelist"),
@@ -72,8 +81,9 @@ def open_dead_letters() -> int:
 
 
 def environment(request: HttpRequest) -> list[str]:
-    """Return the label beside the title: nobody should mistake production for a demo."""
-    return ["Development", "info"] if settings.DEBUG else ["Production", "danger"]
+    """Return the label beside the title: nobody should mistake production for a demo, and every time is in this zone."""
+    name, colour = ("Development", "info") if settings.DEBUG else ("Production", "danger")
+    return [f"{name}, {settings.TIME_ZONE}", colour]
 
 
 UNFOLD: dict[str, Any] = {

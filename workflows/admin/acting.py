@@ -1,12 +1,15 @@
 """Acts of people: a page that says what will happen, asks why, does it, and says what came of it."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import Model, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
@@ -15,9 +18,25 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
-from workflows.errors import WorkflowError
+from workflows.admin.data import listed_errors
+from workflows.errors import InvalidInputError, WorkflowError
 
 Act = Callable[..., Any]
+
+
+class JsonField(forms.JSONField):
+    """A JSON value as a person reads it: indented, in any script."""
+
+    def __init__(self, *, rows: int, help_text: str = "JSON", **kwargs: Any) -> None:
+        widget = UnfoldAdminTextareaWidget(attrs={"rows": rows, "class": "font-mono text-xs"})
+        super().__init__(widget=widget, help_text=help_text, **kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        """Return the text to edit; what was typed and is no JSON, as it was typed."""
+        if value is None:
+            return ""
+        is_typed = isinstance(value, forms.fields.InvalidJSONInput)
+        return value if is_typed else json.dumps(value, indent=2, ensure_ascii=False)
 
 
 class ReasonForm(forms.Form):
@@ -35,9 +54,7 @@ class SignalForm(ReasonForm):
     """A signal to a run."""
 
     name = forms.CharField(max_length=100, widget=UnfoldAdminTextInputWidget())
-    payload = forms.JSONField(
-        required=False, widget=UnfoldAdminTextareaWidget(attrs={"rows": 4}), help_text="JSON"
-    )
+    payload = JsonField(required=False, rows=4, help_text="JSON; empty: nothing")
     field_order = ("name", "payload", "reason")
 
 
@@ -55,16 +72,14 @@ class ForkForm(ReasonForm):
 class ValueForm(ReasonForm):
     """The output that a person gives to a step."""
 
-    value = forms.JSONField(
-        required=False, widget=UnfoldAdminTextareaWidget(attrs={"rows": 6}), help_text="JSON"
-    )
+    value = JsonField(required=False, rows=6)
     field_order = ("value", "reason")
 
 
 class InputForm(ReasonForm):
     """A run's input, to be corrected."""
 
-    input = forms.JSONField(widget=UnfoldAdminTextareaWidget(attrs={"rows": 12}), help_text="JSON")
+    input = JsonField(rows=12)
     field_order = ("input", "reason")
 
 
@@ -81,7 +96,7 @@ class LimitForm(ReasonForm):
         min_value=1,
         required=False,
         widget=UnfoldAdminIntegerFieldWidget(),
-        help_text="turns in the window; empty: any number",
+        help_text="how many are taken up in the window; empty: any number",
     )
     per_seconds = forms.IntegerField(
         min_value=1, initial=1, widget=UnfoldAdminIntegerFieldWidget(), help_text="the window, in seconds"
@@ -99,6 +114,16 @@ class ScopeForm(LimitForm):
     field_order = ("kind", "name", "paused", "concurrency", "rate", "per_seconds", "reason")
 
 
+def row_at(model: type[Model], object_id: Any) -> "QuerySet[Any]":
+    """Return the row that an address names, as a queryset; an empty one where there can be no such row."""
+    assert model._meta.pk is not None
+    try:
+        key = model._meta.pk.to_python(unquote(str(object_id)))
+    except ValidationError:
+        return model._default_manager.none()
+    return model._default_manager.filter(pk=key)
+
+
 class Acting:
     """An admin with acts on its rows."""
 
@@ -112,23 +137,35 @@ class Acting:
         form: ReasonForm | None = None,
         *,
         danger: bool = False,
+        facts: Sequence[tuple[str, str]] = (),
     ) -> HttpResponse:
-        """Show the form; when it is filled in, call `act(object_id, actor=, reason=, …)` and go back to the row."""
+        """Show the form; when it is filled in, call `act(row's key, actor=, reason=, …)` and go back to the row.
+
+        facts: what a person has to see in order to decide, each with its name.
+        """
         form = ReasonForm(request.POST or None) if form is None else form
-        row = self.get_object(request, object_id)  # type: ignore[attr-defined]
-        if request.method == "POST" and form.is_valid() and carry_out(request, title, act, object_id, form):
+        row = self.row(request, object_id)
+        if request.method == "POST" and form.is_valid() and carry_out(request, title, act, row.pk, form):
             return redirect(request.path.rsplit("/", 2)[0] + "/change/")
         context = {
             **self.admin_site.each_context(request),  # type: ignore[attr-defined]
             "title": title,
             "opts": self.model._meta,  # type: ignore[attr-defined]
             "row": row,
+            "facts": facts,
             "text": text,
             "form": form,
             "danger": danger,
             "back": request.path.rsplit("/", 2)[0] + "/change/",
         }
         return render(request, "workflows/act.html", context)
+
+    def row(self, request: HttpRequest, object_id: str) -> Any:
+        """Return the row that an address names. Raises Http404."""
+        row = self.get_object(request, unquote(object_id))  # type: ignore[attr-defined]
+        if row is None:
+            raise Http404(f"there is no {self.model._meta.verbose_name} {object_id}")  # type: ignore[attr-defined]
+        return row
 
 
 def carry_out(request: HttpRequest, title: str, act: Act, target: Any, form: ReasonForm) -> bool:
@@ -138,7 +175,9 @@ def carry_out(request: HttpRequest, title: str, act: Act, target: Any, form: Rea
     try:
         act(target, actor=request.user.get_username(), **form.cleaned_data)
     except WorkflowError as error:
-        form.add_error(None, f"{error.message}. {error.remedy}")
+        wrong = listed_errors(error.errors) if isinstance(error, InvalidInputError) else []
+        # The errors say themselves which fields to correct; everything else says what helps.
+        form.add_error(None, f"{error.message}. {'; '.join(wrong) or error.remedy}")
         return False
     messages.success(request, f"{title}: done.")
     return True

@@ -3,10 +3,12 @@
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.utils import quote
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
-from workflows.cells import ReadOnly, code_block
+from workflows.admin.data import as_words, state_of_object
+from workflows.cells import ReadOnly, link
 from workflows.models import Act, ArchivedRun, Seal
 
 
@@ -14,17 +16,35 @@ from workflows.models import Act, ArchivedRun, Seal
 class ActAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     """Who did what, to what, and why. Nobody can change or delete an entry."""
 
-    list_display = ("at", "actor", "action", "target", "reason")
+    list_display = ("at", "actor", "action", "shown_target", "reason")
     list_filter = ("action",)
     search_fields = ("target", "actor")
     search_help_text = "run:<id>, queue:<name>, key:<key>, or a person"
     ordering = ("-id",)
-    fields = readonly_fields = ("at", "actor", "action", "target", "reason", "shown_details")
+    fields = readonly_fields = ("at", "actor", "action", "shown_target", "reason", "shown_details")
 
     @display(description="Details")
     def shown_details(self, act: Act) -> str:
         """Return what else was noted."""
-        return code_block(act.details)
+        kind, _, key = act.target.partition(":")
+        details = dict(act.details)
+        if act.action == "edit_state" and kind == "key":
+            for name in ("before", "after"):
+                details[name] = state_of_object(key, details.get(name))
+        return as_words(details)
+
+    @display(description="Target", ordering="target")
+    def shown_target(self, act: Act) -> str:
+        """Return what was acted on, linked to its page."""
+        kind, _, name = act.target.partition(":")
+        view, identifier = {
+            "run": ("admin:workflows_run_change", name),
+            "bulk": ("admin:workflows_bulkjob_change", name),
+            "key": ("admin:workflows_virtualobjectstate_change", quote(name)),
+            "queue": ("admin:workflows_limit_change", quote(act.target)),
+            "workflow": ("admin:workflows_limit_change", quote(act.target)),
+        }.get(kind, ("", ""))
+        return link(view, identifier, act.target)
 
 
 @admin.register(Seal)

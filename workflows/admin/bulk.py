@@ -3,16 +3,24 @@
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Count
+from django.db.models import Case, Count, OuterRef, QuerySet, Subquery, When
 from django.http import HttpRequest, HttpResponse
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action, display
 
 from workflows import stop_bulk
-from workflows.admin.acting import Acting
+from workflows.admin.acting import Acting, row_at
 from workflows.admin.runs import may_change
 from workflows.cells import ReadOnly, badge, link
 from workflows.models import BulkItem, BulkJob
+
+# What an item's state means, in the order in which people want to know.
+WORDS = {
+    "FAILED": "refused (see why below; each stays open)",
+    "SKIPPED": "decided by somebody else",
+    "DONE": "done",
+    "PENDING": "to go",
+}
 
 
 class ItemRows(ReadOnly, TabularInline):  # type: ignore[misc]
@@ -20,10 +28,17 @@ class ItemRows(ReadOnly, TabularInline):  # type: ignore[misc]
 
     model = BulkItem
     fields = readonly_fields = ("shown_letter", "shown_state", "detail", "done_at")
-    ordering = ("-state", "id")
     per_page = 50
     extra = 0
+    hide_title = True
     verbose_name_plural = "Dead letters in the list"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[BulkItem]:
+        """Return the items: first those that were refused, then those that somebody else had dealt with."""
+        order = Case(
+            When(state="FAILED", then=0), When(state="SKIPPED", then=1), When(state="DONE", then=2), default=3
+        )
+        return super().get_queryset(request).order_by(order, "id")  # type: ignore[no-any-return]
 
     @display(description="Dead letter")
     def shown_letter(self, item: BulkItem) -> str:
@@ -48,10 +63,21 @@ class BulkJobAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         "shown_state", "action", "shown_progress", "actor", "reason", "per_second", "created_at", "finished_at",
     )  # fmt: skip
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[BulkJob]:
+        """Return jobs, each with how many of its items ended how."""
+        items = BulkItem.objects.filter(job=OuterRef("pk")).order_by()
+        counts = {
+            f"{state.lower()}_count": Subquery(
+                items.filter(state=state).values("job").annotate(n=Count("pk")).values("n")
+            )
+            for state in BulkItem.State.values
+        }
+        return super().get_queryset(request).annotate(**counts)  # type: ignore[no-any-return]
+
     @display(description="What")
     def shown_job(self, job: BulkJob) -> str:
         """Return the act and its list's length."""
-        return f"{job.action} {job.total}"
+        return str(job).capitalize()
 
     @display(description="State")
     def shown_state(self, job: BulkJob) -> str:
@@ -61,12 +87,17 @@ class BulkJobAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
     @display(description="Progress")
     def shown_progress(self, job: BulkJob) -> str:
         """Return how many ended how."""
-        counts = dict(job.items.values_list("state").annotate(n=Count("pk")).order_by())
-        return ", ".join(f"{count} {state.lower()}" for state, count in sorted(counts.items())) or "empty"
+        counts = {state: getattr(job, f"{state.lower()}_count", None) or 0 for state in WORDS}
+        if not job.total:
+            return "the list is empty"
+        dealt = job.total - counts["PENDING"]
+        said = ", ".join(f"{count} {WORDS[state]}" for state, count in counts.items() if count)
+        left = "stopped before" if job.state == BulkJob.State.STOPPED else "to go"
+        return f"{dealt} of {job.total} ({100 * dealt // job.total} %): {said.replace('to go', left)}"
 
     def has_stop_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         """Return whether it is under way."""
-        return may_change(request) and BulkJob.objects.filter(pk=object_id, state="RUNNING").exists()
+        return may_change(request) and row_at(BulkJob, object_id).filter(state="RUNNING").exists()
 
     @action(description="Stop", url_path="stop", icon="stop", permissions=["stop"])
     def stop(self, request: HttpRequest, object_id: str) -> HttpResponse:

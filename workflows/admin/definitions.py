@@ -1,11 +1,13 @@
 """The shapes of workflows that runs were started with."""
 
 from django.contrib import admin
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.http import HttpRequest
 from django.utils.html import format_html_join
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
-from workflows.cells import ReadOnly, badge
+from workflows.cells import ReadOnly
 from workflows.definition import find_definition
 from workflows.models import DefinitionRecord, Run
 
@@ -21,18 +23,24 @@ class DefinitionAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
         "workflow", "version", "fingerprint", "shown_current", "shown_live", "shown_steps", "first_seen_at",
     )  # fmt: skip
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[DefinitionRecord]:
+        """Return definitions, each with how many runs are pinned to it."""
+        live = Run.objects.filter(finished_at__isnull=True, fingerprint=OuterRef("pk")).order_by()
+        count = live.values("fingerprint").annotate(n=Count("pk")).values("n")
+        return super().get_queryset(request).annotate(live=Subquery(count))  # type: ignore[no-any-return]
+
     @display(description="This code")
     def shown_current(self, record: DefinitionRecord) -> str:
         """Return whether it is the definition of the code that answers."""
         definition = find_definition(record.workflow)
         if definition is None:
-            return badge("UNKNOWN")
-        return badge("CURRENT" if definition.fingerprint == record.fingerprint else "OLDER OR NEWER")
+            return "has no workflow of this name"
+        return "has it" if definition.fingerprint == record.fingerprint else "has another version of it"
 
     @display(description="Live runs")
     def shown_live(self, record: DefinitionRecord) -> int:
         """Return how many runs are pinned to it."""
-        return Run.objects.filter(finished_at__isnull=True, fingerprint=record.fingerprint).count()
+        return getattr(record, "live", None) or 0
 
     @display(description="Steps")
     def shown_steps(self, record: DefinitionRecord) -> str:

@@ -9,7 +9,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
 from workflows import pause_scope, resume_scope, set_limit
-from workflows.admin.acting import Acting, LimitForm, ScopeForm, carry_out
+from workflows.admin.acting import Acting, LimitForm, ScopeForm, carry_out, row_at
 from workflows.admin.runs import may_change
 from workflows.cells import ReadOnly
 from workflows.clock import db_now
@@ -24,6 +24,9 @@ class LimitAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
     list_display = ("scope", "shown_limit", "shown_now", "reason", "changed_by", "changed_at")
     list_filter = ("paused",)
     search_fields = ("scope",)
+    search_help_text = "a part of queue:<name>, workflow:<name> or key:<key>"
+    ordering = ("-paused", "scope")
+    list_per_page = 25  # each of its rows counts runs
     actions_list = ("add_limit",)
     actions_detail = ("change_limit", "pause", "resume")
     fields = readonly_fields = ("scope", "shown_limit", "shown_now", "reason", "changed_by", "changed_at")
@@ -35,7 +38,7 @@ class LimitAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         if limit.concurrency:
             words.append(f"{limit.concurrency} at once")
         if limit.rate:
-            words.append(f"{limit.rate} turns in {limit.per_seconds} s")
+            words.append(f"{limit.rate} taken up in {limit.per_seconds} s")
         return ", ".join(words) or "none"
 
     @display(description="Now")
@@ -49,6 +52,14 @@ class LimitAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
     def has_change_limit_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         """Return whether this person may change limits."""
         return may_change(request)
+
+    def has_pause_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        """Return whether it is not paused yet."""
+        return may_change(request) and row_at(Limit, object_id).filter(paused=False).exists()
+
+    def has_resume_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        """Return whether it is paused."""
+        return may_change(request) and row_at(Limit, object_id).filter(paused=True).exists()
 
     @action(
         description="Add a limit or a pause", url_path="add-limit", icon="add", permissions=["change_limit"]
@@ -74,35 +85,22 @@ class LimitAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
     @action(description="Change the limit", url_path="limit", icon="tune", permissions=["change_limit"])
     def change_limit(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Ask for other numbers."""
-        limit = self.get_object(request, object_id)
+        limit = self.row(request, object_id)
         values = {name: getattr(limit, name) for name in ("concurrency", "rate", "per_seconds")}
         form = LimitForm(request.POST or None, initial=values)
 
-        def act(_: str, *, actor: str, reason: str, **numbers: Any) -> None:
-            set_limit(limit.scope, actor=actor, reason=reason, **numbers)
+        return self.ask(request, object_id, "Change the limit", "Empty: no limit.", set_limit, form)
 
-        return self.ask(request, object_id, "Change the limit", "Empty: no limit.", act, form)
-
-    @action(description="Pause", url_path="pause", icon="pause", permissions=["change_limit"])
+    @action(description="Pause", url_path="pause", icon="pause", permissions=["pause"])
     def pause(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Let nothing of it go on."""
-        scope = self.get_object(request, object_id).scope
-
-        def act(_: str, *, actor: str, reason: str) -> None:
-            pause_scope(scope, actor=actor, reason=reason)
-
         text = "Runs that are being carried out stop at their next step; all keep their places."
-        return self.ask(request, object_id, "Pause", text, act)
+        return self.ask(request, object_id, "Pause", text, pause_scope)
 
-    @action(description="Resume", url_path="resume", icon="play_arrow", permissions=["change_limit"])
+    @action(description="Resume", url_path="resume", icon="play_arrow", permissions=["resume"])
     def resume(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Let its runs go on."""
-        scope = self.get_object(request, object_id).scope
-
-        def act(_: str, *, actor: str, reason: str) -> None:
-            resume_scope(scope, actor=actor, reason=reason)
-
-        return self.ask(request, object_id, "Resume", "Its runs go on where they were.", act)
+        return self.ask(request, object_id, "Resume", "Its runs go on where they were.", resume_scope)
 
 
 def _set(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Q, QuerySet
+from django.db.models import Case, Q, QuerySet, When
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
@@ -25,24 +25,25 @@ from workflows import (
     send_signal,
     set_legal_hold,
 )
-from workflows.admin.acting import Acting, ForkForm, ReasonForm, SignalForm
-from workflows.cells import ReadOnly, badge, code_block, error_text, link
+from workflows.admin.acting import Acting, ForkForm, ReasonForm, SignalForm, row_at
+from workflows.admin.data import as_words, input_of, output_of, output_of_step
+from workflows.admin.waiting import (
+    COMPLETION,
+    REFERENCE_VIEWS,
+    reference_link,
+    sentence,
+    signal_name,
+    with_waiting,
+)
+from workflows.cells import ReadOnly, badge, error_text, link
 from workflows.definition import find_definition
 from workflows.models import Act, Approval, DeadLetter, Event, Run, Signal, Step, VirtualObjectState, Wait
-from workflows.redaction import shown_input, shown_output
-from workflows.sentences import waits_for
-from workflows.states import TERMINAL, DeadLetterState, RunState
+from workflows.states import TERMINAL, RunState, WaitState
 
-# Where the things that runs wait for are shown, by kind of command: "transaction" -> "admin:signer_transaction_change".
-# Filled by the apps above, which this one does not know.
-REFERENCE_VIEWS: dict[str, str] = {}
+__all__ = ("REFERENCE_FINDERS", "REFERENCE_VIEWS", "RunAdmin", "may_change")
+
 # Given what a person typed, each returns references of waits: a transaction hash -> the transaction's id.
 REFERENCE_FINDERS: list[Callable[[str], Iterable[str]]] = []
-
-
-def reference_link(wait: Wait) -> str:
-    """Return the thing that a wait waits for, linked to its page."""
-    return link(REFERENCE_VIEWS.get(wait.kind, ""), wait.reference, wait.reference) if wait.reference else "-"
 
 
 class Rows(ReadOnly, TabularInline):  # type: ignore[misc]
@@ -75,11 +76,7 @@ class StepRows(Rows):
         """Return what the step returned, without what is sensitive."""
         if step.large:
             return "too large to show here: read it over the API"
-        definition = find_definition(step.run.workflow)
-        place = definition.places.get(step.name) if definition else None
-        return code_block(
-            shown_output(definition.steps[place] if definition and place is not None else None, step.output)
-        )
+        return as_words(output_of_step(step, find_definition(step.run.workflow)))
 
 
 class WaitRows(Rows):
@@ -137,8 +134,14 @@ class BranchRows(Rows):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
         """Return those that need looking at first."""
-        rows = super().get_queryset(request).prefetch_related("steps", "waits", "dead_letters")
-        return rows.order_by("finished_at", "id")  # type: ignore[no-any-return]
+        rows = with_waiting(super().get_queryset(request))
+        urgency = Case(
+            When(state=RunState.DEAD_LETTER, then=0),
+            When(finished_at__isnull=True, then=1),
+            When(state=RunState.SUCCEEDED, then=3),
+            default=2,
+        )
+        return rows.order_by(urgency, "id")
 
     @display(description="Run")
     def shown_run(self, run: Run) -> str:
@@ -148,7 +151,7 @@ class BranchRows(Rows):
     @display(description="Waits for")
     def shown_wait(self, run: Run) -> str:
         """Return what it waits for, as a sentence."""
-        return waits_for(run)
+        return sentence(run)
 
 
 class EventRows(Rows):
@@ -161,16 +164,20 @@ class EventRows(Rows):
     @display(description="What happened")
     def shown_data(self, event: Event) -> str:
         """Return the event's data as `name: value` lines."""
-        pairs = (
-            (name, value if isinstance(value, str) else json.dumps(value))
-            for name, value in event.data.items()
-        )
+        pairs = ((name, _words(value)) for name, value in event.data.items() if value not in (None, "", []))
         return format_html_join("", '<div class="break-all"><b>{}</b> {}</div>', pairs) or "-"
 
     @display(description="Hash")
     def shown_hash(self, event: Event) -> str:
         """Return the start of the hash, the whole on hovering."""
         return format_html('<code title="{}">{}…</code>', event.hash, event.hash[:12])
+
+
+def _words(value: Any) -> str:
+    """Return a value of an event; commands as `kind reference`."""
+    if isinstance(value, list) and all(isinstance(each, list) for each in value):
+        return ", ".join(" ".join(str(part) for part in each) for each in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def may_change(request: HttpRequest) -> bool:
@@ -210,7 +217,7 @@ class RunAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         ("Where it belongs", {"fields": ("shown_parent", "shown_fork", "shown_approvals", "shown_acts")}),
         (
             "When",
-            {"fields": ("created_at", "finished_at", "shown_age", "wake_at", "deadline_at", "legal_hold")},
+            {"fields": ("created_at", "finished_at", "shown_age", "wake_at", "deadline_at", "shown_hold")},
         ),
         ("Data", {"fields": ("shown_input", "shown_output"), "classes": ("collapse",)}),
         (
@@ -232,9 +239,17 @@ class RunAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
         """Return runs with what the list's sentences need."""
-        runs = super().get_queryset(request).prefetch_related("steps", "waits", "dead_letters")
+        runs = with_waiting(super().get_queryset(request))
         shows_all = request.resolver_match and request.resolver_match.url_name != "workflows_run_changelist"
-        return runs if shows_all else runs.filter(branch="")  # type: ignore[no-any-return]
+        return runs if shows_all else runs.filter(branch="")
+
+    def get_inlines(self, request: HttpRequest, obj: Run | None) -> Any:
+        """Return what there are rows of: an empty table says nothing and pushes the others down."""
+        return [
+            rows
+            for rows in self.inlines
+            if obj is None or rows.model._default_manager.filter(**{rows.fk_name or "run": obj}).exists()
+        ]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Run], term: str
@@ -269,12 +284,7 @@ class RunAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
     @display(description="Waits for")
     def shown_wait(self, run: Run) -> str:
         """Return what it waits for, as a sentence; where a person must decide, a link to the decision."""
-        letter = next(
-            (letter for letter in run.dead_letters.all() if letter.state == DeadLetterState.OPEN), None
-        )
-        return (
-            link("admin:workflows_deadletter_change", letter.pk, waits_for(run)) if letter else waits_for(run)
-        )
+        return sentence(run)
 
     @display(description="Error")
     def shown_error(self, run: Run) -> str:
@@ -341,23 +351,25 @@ class RunAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
     @display(description="Input")
     def shown_input(self, run: Run) -> str:
         """Return what it was started with, without what is sensitive."""
-        return code_block(run.input if run.branch else shown_input(find_definition(run.workflow), run.input))
+        return as_words(input_of(run))
 
     @display(description="Output")
     def shown_output(self, run: Run) -> str:
         """Return what it ended with, without what is sensitive."""
-        definition = find_definition(run.workflow)
-        return code_block(shown_output(definition.steps[-1] if definition else None, run.output))
+        return as_words(output_of(run))
+
+    @display(description="Legal hold")
+    def shown_hold(self, run: Run) -> str:
+        """Return whether it is kept from being archived."""
+        return "yes: it is not archived" if run.legal_hold else "no"
 
     def _may(self, request: HttpRequest, object_id: Any, **state: Any) -> bool:
-        return may_change(request) and Run.objects.filter(pk=object_id, **state).exists()
+        return may_change(request) and row_at(Run, object_id).filter(**state).exists()
 
     def has_pause_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         """Return whether it can be paused."""
         stopped = [*TERMINAL, RunState.PAUSED, RunState.DEAD_LETTER]
-        return (
-            self._may(request, object_id) and not Run.objects.filter(pk=object_id, state__in=stopped).exists()
-        )
+        return self._may(request, object_id) and not self._may(request, object_id, state__in=stopped)
 
     def has_resume_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         """Return whether it is paused."""
@@ -402,13 +414,16 @@ class RunAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
             "The step at hand is finished or called off; then everything that was done is undone, the last first. "
             "The run ends CANCELLED."
         )
-        return self.ask(request, object_id, "Cancel the run", text, cancel_run)
+        return self.ask(request, object_id, "Cancel the run", text, cancel_run, danger=True)
 
     @action(description="Undo everything", url_path="compensate", icon="undo", permissions=["turn"])
     def compensate(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """As cancel; it counts as failed."""
-        text = "As a cancellation, but the run ends COMPENSATED: it has failed, nobody took it back."
-        return self.ask(request, object_id, "Undo what the run has done", text, compensate_run)
+        text = (
+            "The step at hand is finished or called off; then everything that was done is undone, the last first. "
+            "The run ends COMPENSATED: it counts as failed, not as cancelled."
+        )
+        return self.ask(request, object_id, "Undo what the run has done", text, compensate_run, danger=True)
 
     @action(description="Kill", url_path="kill", icon="dangerous", permissions=["stop"])
     def kill(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -422,22 +437,28 @@ class RunAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
     @action(description="Fork", url_path="fork", icon="call_split", permissions=["fork"])
     def fork(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Begin a new run at one of its steps."""
-        run = Run.objects.get(pk=object_id)
+        run = self.row(request, object_id)
         definition = find_definition(run.workflow)
         form = ForkForm(
             request.POST or None, steps=[step.name for step in definition.steps] if definition else []
         )
         text = (
             "A new run begins at the step that you choose, with the outputs of those before it. "
+            "What the new run carries out again happens again. "
             "A run that waits for a person is ended for it, undoing nothing."
         )
-        return self.ask(request, object_id, "Fork the run", text, fork_run, form)
+        return self.ask(request, object_id, "Fork the run", text, fork_run, form, danger=True)
 
     @action(description="Send a signal", url_path="signal", icon="send", permissions=["stop"])
     def signal(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Tell it something that it waits for."""
-        form = SignalForm(request.POST or None)
-        text = "Kept until a step waits for a signal of this name."
+        waits = Wait.objects.filter(run_id=object_id, kind="signal", state=WaitState.PENDING)
+        names = [name for wait in waits if not (name := signal_name(wait)).startswith(COMPLETION)]
+        form = SignalForm(request.POST or None, initial={"name": names[0] if names else ""})
+        awaited = (
+            f"It waits for {', '.join(map(repr, names))} now. " if names else "It waits for no signal now. "
+        )
+        text = awaited + "A signal of another name is kept until a step waits for it."
         return self.ask(request, object_id, "Send a signal", text, _send_signal, form)
 
     @action(description="Put on legal hold", url_path="hold", icon="lock", permissions=["hold"])

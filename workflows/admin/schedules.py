@@ -19,13 +19,14 @@ from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.decorators import action, display
 
 from workflows import clock
-from workflows.admin.acting import Acting, ReasonForm
+from workflows.admin.acting import Acting, ReasonForm, row_at
+from workflows.admin.data import fields_of
 from workflows.cells import ReadOnly, badge, error_text, link
 from workflows.definition import find_definition
 from workflows.models import Act
 from workflows.schedules.acts import note_edit, pause_schedule, resume_schedule, run_schedule_now, target
 from workflows.schedules.catch_up import MISSED_COUNT_MAX
-from workflows.schedules.cells import both_times, preview, run_link, short_type
+from workflows.schedules.cells import both_times, preview, run_link
 from workflows.schedules.cron import Cron, CronError
 from workflows.schedules.forms import ScheduleForm
 from workflows.schedules.models import Schedule, Tick
@@ -180,12 +181,12 @@ class ScheduleAdmin(Acting, ModelAdmin):  # type: ignore[misc]
 
     def has_pause_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         """Return whether it can be paused."""
-        running = Schedule.objects.filter(pk=object_id, enabled=True)
+        running = row_at(Schedule, object_id).filter(enabled=True)
         return bool(self.has_change_permission(request)) and running.exists()
 
     def has_resume_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         """Return whether it is paused."""
-        paused = Schedule.objects.filter(pk=object_id, enabled=False)
+        paused = row_at(Schedule, object_id).filter(enabled=False)
         return bool(self.has_change_permission(request)) and paused.exists()
 
     @display(description="When", ordering="cron")
@@ -246,20 +247,8 @@ class ScheduleAdmin(Acting, ModelAdmin):  # type: ignore[misc]
         definition = find_definition(schedule.workflow)
         if definition is None:
             return "-"
-        schema = definition.input_model.model_json_schema()
-        required = set(schema.get("required", []))
-        fields = (
-            (
-                name,
-                "required" if name in required else f"{field.get('default')!r} when left out",
-                short_type(field),
-            )
-            for name, field in schema.get("properties", {}).items()
-        )
-        return (
-            format_html_join("", "<div><code>{}</code>: {}, {}</div>", ((n, t, r) for n, r, t in fields))
-            or "-"
-        )
+        fields = fields_of(definition.input_model.model_json_schema())
+        return format_html_join("", "<div><code>{}</code>: {}, {}</div>", fields) or "-"
 
     @display(description="What people did")
     def shown_acts(self, schedule: Schedule) -> str:

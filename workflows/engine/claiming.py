@@ -107,6 +107,7 @@ def _claim_sql(now: str, fingerprints: int, limited: bool, vendor: str) -> str:
             recoveries = CASE WHEN lease_until IS NULL THEN recoveries ELSE recoveries + 1 END,
             attempt = CASE WHEN waiting_for IN ({resuming}) THEN attempt ELSE attempt + 1 END,
             operation_at = {now}
-        WHERE id = %s AND wake_at <= {now} AND (lease_until IS NULL OR lease_until < {now})
+        -- IS TRUE keeps the planner from the index of all that is due: there is one row of this id.
+        WHERE id = %s AND (wake_at <= {now}) IS TRUE AND (lease_until IS NULL OR lease_until < {now})
             AND state IN ({claimable}) AND {known} {held_back}
         RETURNING {columns(Run)}"""  # noqa: S608 - our own names

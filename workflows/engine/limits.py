@@ -12,7 +12,7 @@ from django.db.models import Q, QuerySet
 
 from workflows.clock import db_now, now
 from workflows.models import Limit, Run, Turn
-from workflows.states import CLAIMABLE
+from workflows.states import CLAIMABLE, HELD
 
 
 def scopes_of(run: Run) -> list[str]:
@@ -24,6 +24,11 @@ def scopes_of(run: Run) -> list[str]:
 def runs_in(scope: str) -> "QuerySet[Run]":
     """Return the runs that a scope's limits are about."""
     return Run.objects.filter(in_scope(scope), finished_at__isnull=True)
+
+
+def held_in(scope: str) -> "QuerySet[Run]":
+    """Return the runs of a scope that some worker holds."""
+    return runs_in(scope).filter(state__in=sorted(HELD), lease_until__gt=db_now())
 
 
 def in_scope(scope: str) -> Q:
@@ -53,7 +58,7 @@ def claim_within(run: Run, claim: Callable[[], Run | None]) -> Run | None:
 def _is_full(limit: Limit) -> bool:
     if limit.concurrency is None:
         return False
-    return runs_in(limit.scope).filter(lease_until__gt=db_now()).count() >= limit.concurrency
+    return held_in(limit.scope).count() >= limit.concurrency
 
 
 def _has_turn(limit: Limit, run: Run) -> bool:

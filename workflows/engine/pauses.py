@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 from workflows.clock import db_now, now
 from workflows.doorbell import ring_all
 from workflows.engine.acts import note_act
-from workflows.engine.limits import in_scope, runs_in
+from workflows.engine.limits import held_in, in_scope, runs_in
 from workflows.models import Limit, Run
 from workflows.states import CLAIMABLE, Control
 
@@ -64,8 +64,7 @@ def set_limit(
 
 def have_them_yield(scope: str) -> int:
     """Ask the workers that hold runs of a paused scope to let go of them at their next commit."""
-    held = runs_in(scope).filter(lease_until__gt=db_now(), control=Control.NONE)
-    return held.update(control=Control.YIELD, asked=True)
+    return held_in(scope).filter(control=Control.NONE).update(control=Control.YIELD, asked=True)
 
 
 def yield_paused() -> int:

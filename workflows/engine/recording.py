@@ -4,6 +4,7 @@ One commit records the outcome and, with it, the beginning of the next operation
 runs). A crash leaves either "not done", and the next claim finds the same operation, or "done and the next is visible".
 """
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -326,6 +327,8 @@ class Recording:
 
     def _park(self, outcome: Parked) -> None:
         session, run, error = self.session, self.run, outcome.error
+        if run.compensating and outcome.reason == DeadLetterReason.RETRIES_EXHAUSTED:
+            outcome = replace(outcome, reason=DeadLetterReason.COMPENSATION_FAILED)
         stopped, step = run.operation, ""
         if session.planned is not None:
             step = session.current.step.name

@@ -9,7 +9,7 @@ from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from workflows.definition import definitions, find_definition
-from workflows.redaction import HIDDEN, shown_input
+from workflows.redaction import restored, shown_input
 from workflows.schedules.cron import zone_names
 from workflows.schedules.models import Schedule
 
@@ -62,15 +62,7 @@ class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def clean_input(self) -> Any:
         """Put what was not shown back where it was not touched."""
-        return restored(self.cleaned_data["input"], self.stored)
-
-
-def restored(entered: Any, stored: Any) -> Any:
-    """Return what was entered, with what stands there wherever it is still hidden."""
-    if entered == HIDDEN:
-        return stored
-    if isinstance(entered, dict) and isinstance(stored, dict):
-        return {name: restored(value, stored.get(name, value)) for name, value in entered.items()}
-    if isinstance(entered, list) and isinstance(stored, list) and len(entered) == len(stored):
-        return [restored(value, old) for value, old in zip(entered, stored, strict=True)]
-    return entered
+        try:
+            return restored(self.cleaned_data["input"], self.stored)
+        except ValueError as error:
+            raise forms.ValidationError(str(error)) from None

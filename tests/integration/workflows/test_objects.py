@@ -544,7 +544,7 @@ def test_paused_queue_makes_no_work_for_the_sweep(drive: Drive, monkeypatch: pyt
 
 def test_run_that_is_held_when_its_scope_is_paused_is_let_go_at_the_next_commit(drive: Drive) -> None:
     run = Holds.start(PairInput(holder="a", wants="b"))
-    held = claim(Run, run.pk, 30)
+    held = claim(Run, run.pk, 30, state="RUNNING")
     assert held is not None
     pause_scope("key:wallet:a", actor="ops", reason="audit")
     run.refresh_from_db()

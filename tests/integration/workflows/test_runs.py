@@ -73,7 +73,7 @@ def test_failed_compensation_waits_for_a_person_and_keeps_the_order_of_the_rest(
     run = drive(Saga.start(SampleInput(fail="undo")))
     assert run.state == RunState.DEAD_LETTER
     letter = run.dead_letters.get()
-    assert (letter.reason, letter.operation_id) == ("retries_exhausted", "second.undo#0")
+    assert (letter.reason, letter.operation_id) == ("compensation_failed", "second.undo#0")
     assert run.steps.get(operation_id="second.undo#0").attempt == 2, "its own policy decides"
     assert "first.undo#0" not in states(run), "the undo of an earlier step must wait for this one"
     assert run.error["code"] == "REFUSED", "the failure that started the compensation stays in view"
