@@ -7,6 +7,8 @@ SETUP  := $(VENV)/.installed node_modules/.installed
 PEERS  := .peers
 # For tools that load the settings but touch no database.
 LOCAL  := DEBUG=true DATABASE_URL=sqlite://:memory:
+# Two processes of tests, each with servers of its own. Whoever has done its half takes from the other's.
+BESIDE := -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint format types imports migrations bench bench-peers chaos cases lock clean
@@ -20,8 +22,8 @@ demo: $(SETUP) ## Issue an asset on a local chain and stay up (ONCE=1: end after
 	@$(PY) -m dalp.local.demo $(if $(ONCE),--once)
 
 test: $(SETUP) ## Run all the tests on PostgreSQL, and those of the engine and signer on SQLite too (ARGS="-k lane")
-	@$(VENV)/bin/pytest $(ARGS)
-	@DALP_TEST_DATABASE=sqlite $(VENV)/bin/pytest -m sqlite_too $(ARGS)
+	@$(VENV)/bin/pytest $(BESIDE) $(ARGS)
+	@DALP_TEST_DATABASE=sqlite $(VENV)/bin/pytest $(BESIDE) -m sqlite_too $(ARGS)
 
 check: lint types imports migrations test ## What CI runs
 

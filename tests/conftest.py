@@ -40,6 +40,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(SERVICES.warning, red=True, bold=True)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes() -> None:
     """Let each of the processes beside one another choose its own servers, before its Django reads where they are."""
     for name in SERVICES.environment():

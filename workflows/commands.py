@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
 from django.core import signing
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class Sleep(Command):
     kind: ClassVar[str] = "sleep"
     result_type: ClassVar[Any] = type(None)
     seconds: float | None = Field(default=None, ge=0)
-    until: datetime | None = None
+    until: AwareDatetime | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "Sleep":

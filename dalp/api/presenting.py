@@ -6,7 +6,6 @@ it is read from the run itself, and from the branches that work for it.
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from django.db.models import Exists, OuterRef, Prefetch, Q, QuerySet
@@ -14,11 +13,8 @@ from django.db.models import Exists, OuterRef, Prefetch, Q, QuerySet
 from dalp.api.pagination import instant
 from workflows import Definition, find_definition
 from workflows.models import Payload, Run, Step, Wait
-from workflows.redaction import shown_input, shown_output
+from workflows.shown import input_of, output_of, output_of_step
 from workflows.states import StepState
-from workflows.steps import StepDefinition
-
-UNDO = ".undo"
 
 
 def runs() -> "QuerySet[Run]":
@@ -57,22 +53,13 @@ def present_step(step: Step, transactions: list[str], definition: Definition | N
         "operation_id": step.operation_id,
         "state": step.state,
         "attempt": step.attempt,
-        "output": shown_output(definition_of(step.name, definition), step.output),
+        "output": output_of_step(step, definition),
         "error": step.error,
         "transaction_id": transactions[0] if transactions else None,
         "transaction_ids": transactions,
         "started_at": instant(step.started_at),
         "finished_at": instant(step.finished_at),
     }
-
-
-def definition_of(name: str, definition: Definition | None) -> StepDefinition | None:
-    """Return the definition of a step, or of its undo, by the name that its row has."""
-    place = definition.places.get(name.removesuffix(UNDO)) if definition else None
-    if definition is None or place is None:
-        return None
-    step = definition.steps[place]
-    return step.undo if name.endswith(UNDO) else step
 
 
 def steps_of(run: Run) -> list[Step]:
@@ -122,8 +109,8 @@ def present_run(run: Run) -> dict[str, Any]:
         "version": run.version,
         "state": run.state,
         "waiting_for": run.waiting_for,
-        "input": _input(run, definition),
-        "output": _output(run, definition),
+        "input": {"item": input_of(run)} if "item" in run.input and run.branch else input_of(run),
+        "output": output_of(run),
         "error": run.error,
         "correlation_id": run.correlation_id,
         "priority": run.priority,
@@ -152,32 +139,3 @@ def present_run_in_full(run: Run) -> dict[str, Any]:
 
 def _text(identifier: Any) -> str | None:
     return None if identifier is None else str(identifier)
-
-
-def _input(run: Run, definition: Definition | None) -> Any:
-    """Return what the run was started with; a branch, with its item."""
-    if not run.branch:
-        return shown_input(definition, run.input)
-    step = definition_of(run.branch.partition("#")[0], definition)
-    if "item" not in run.input:
-        return run.input
-    known = step and step.item and replace(step, output=step.item)
-    return {"item": shown_output(known or None, run.input["item"])}
-
-
-def _output(run: Run, definition: Definition | None) -> Any:
-    """Return what the run ended with: the output of its last step, or those of its last steps by their names."""
-    if definition is None or run.output is None:
-        return shown_output(None, run.output)
-    last = definition.members(len(definition.groups) - 1)
-    if len(last) == 1:
-        return _shown(last[0], run.output)
-    if not isinstance(run.output, dict):
-        return run.output
-    return {step.name: _shown(step, run.output.get(step.name)) for step in last}
-
-
-def _shown(step: StepDefinition, output: Any) -> Any:
-    if step.each is not None and isinstance(output, list):
-        return [shown_output(step, item) for item in output]
-    return shown_output(step, output)

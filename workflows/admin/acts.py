@@ -7,9 +7,10 @@ from django.contrib.admin.utils import quote
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
-from workflows.admin.data import as_words, state_of_object
+from workflows.admin.data import as_words
 from workflows.cells import ReadOnly, link
 from workflows.models import Act, ArchivedRun, Seal
+from workflows.shown import state_of_object
 
 
 @admin.register(Act)

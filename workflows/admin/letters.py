@@ -23,13 +23,14 @@ from workflows import (
     start_bulk,
 )
 from workflows.admin.acting import Acting, InputForm, ReasonForm, ValueForm, row_at
-from workflows.admin.data import UNDO, as_words, describe_type, input_of, step_definition, whole
+from workflows.admin.data import as_words, describe_type, whole
 from workflows.cells import ReadOnly, badge, error_text, link
 from workflows.clock import now
 from workflows.definition import find_definition
 from workflows.errors import WorkflowError
 from workflows.models import DeadLetter
 from workflows.redaction import HIDDEN
+from workflows.shown import UNDO, input_of, step_definition
 from workflows.states import DeadLetterReason, DeadLetterState
 
 # What each reason asks of a person, before any decision.

@@ -13,12 +13,13 @@ from unfold.decorators import action, display
 
 from workflows import clock, edit_state, pause_scope, resume_scope, skip_head
 from workflows.admin.acting import Acting, ValueForm
-from workflows.admin.data import as_words, state_of_object, whole
+from workflows.admin.data import as_words, whole
 from workflows.admin.runs import may_change
 from workflows.cells import ReadOnly, badge, link
 from workflows.engine.keys import inbox
 from workflows.models import DeadLetter, Limit, Run, VirtualObjectState
 from workflows.objects import find_object
+from workflows.shown import state_of_object
 from workflows.states import DeadLetterState, RunState, WaitingFor
 
 SHOWN = 20

@@ -26,7 +26,7 @@ from workflows import (
     set_legal_hold,
 )
 from workflows.admin.acting import Acting, ForkForm, ReasonForm, SignalForm, row_at
-from workflows.admin.data import as_words, input_of, output_of, output_of_step
+from workflows.admin.data import as_words
 from workflows.admin.waiting import (
     COMPLETION,
     REFERENCE_VIEWS,
@@ -38,6 +38,7 @@ from workflows.admin.waiting import (
 from workflows.cells import ReadOnly, badge, error_text, link
 from workflows.definition import find_definition
 from workflows.models import Act, Approval, DeadLetter, Event, Run, Signal, Step, VirtualObjectState, Wait
+from workflows.shown import input_of, output_of, output_of_step
 from workflows.states import TERMINAL, RunState, WaitState
 
 __all__ = ("REFERENCE_FINDERS", "REFERENCE_VIEWS", "RunAdmin", "may_change")

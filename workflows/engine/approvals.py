@@ -8,9 +8,9 @@ from django.db import transaction
 from workflows import clock
 from workflows.commands import ApprovalRequest, Approved, CommandError, CommandResult, Operation
 from workflows.engine.acts import note_act
-from workflows.engine.wake import resolve_commands
+from workflows.engine.wake import lock_runs, resolve_commands
 from workflows.errors import NotPermittedError, NotPossibleError
-from workflows.models import Approval, Vote
+from workflows.models import Approval, Vote, Wait
 
 
 def open_approval(command: ApprovalRequest, operation: Operation) -> str:
@@ -40,6 +40,12 @@ def vote(
     NotPossibleError (decided, or the run no longer waits for it).
     """
     with transaction.atomic():
+        # The run that waits first, then the approval: its worker, which withdraws it when its time is over, does so,
+        # too. The other way round each would hold what the other one wants.
+        asked = Wait.objects.filter(
+            kind=ApprovalRequest.kind, reference=str(Approval.objects.get(pk=approval_id).pk)
+        )
+        lock_runs(set(asked.values_list("run_id", flat=True)))
         approval = Approval.objects.select_for_update().get(pk=approval_id)
         if approval.group not in groups:
             raise NotPermittedError(f"{actor} is not a member of {approval.group}")

@@ -47,14 +47,32 @@ def _claim_otherwise(run_id: Any) -> Run | None:
     definition = find_definition(run.workflow)
     if definition is None or not _serves(definition, run):
         return None
+    with transaction.atomic():
+        claimed = _claim_this(run)
+        if claimed is not None and claimed.history_seq != run.history_seq:
+            # It went on after it was looked at: what suited it there need not suit it here.
+            transaction.set_rollback(True)
+            return None
+        return claimed
+
+
+def _claim_this(run: Run) -> Run | None:
     if Limit.objects.filter(scope__in=limits.scopes_of(run)).exists():
-        return limits.claim_within(run, lambda: claim_row(run_id, [run.fingerprint], limited=True))
-    return claim_row(run_id, [run.fingerprint])
+        return limits.claim_within(run, lambda: claim_row(run.pk, [run.fingerprint], limited=True))
+    return claim_row(run.pk, [run.fingerprint])
 
 
 def _serves(definition: Definition, run: Run) -> bool:
     """Tell whether this process's code may carry the run on. If not, it is left for a worker whose code may."""
-    return run.fingerprint == definition.fingerprint or migration.obstacle(run, definition) is None
+    if run.fingerprint == definition.fingerprint:
+        return True
+    if migration.is_newer(run.fingerprint, definition) and not _is_overdue(run):
+        return False  # an old worker beside new ones; where these don't come, the deploy was taken back
+    return migration.obstacle(run, definition) is None
+
+
+def _is_overdue(run: Run) -> bool:
+    return stranded(Run.objects.filter(pk=run.pk)).exists()
 
 
 def claim_row(run_id: Any, fingerprints: list[str], *, limited: bool = False) -> Run | None:

@@ -2,17 +2,18 @@
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import structlog
 from django.conf import settings
 from django.db import DatabaseError, transaction
 
-from workflows.commands import AnyOf, Command, CommandError, command_of
+from workflows.commands import AnyOf, Command, CommandError, WaitForSignal, command_of
 from workflows.crashpoints import crashpoint
 from workflows.definition import find_definition
 from workflows.doorbell import send_some
-from workflows.engine import branches, draining, limits
+from workflows.engine import branches, draining, limits, migration
 from workflows.engine.arguments import arguments, select
 from workflows.engine.children import look_again
 from workflows.engine.claiming import claim_run
@@ -37,6 +38,7 @@ from workflows.engine.outcomes import (
 )
 from workflows.engine.recording import park, record
 from workflows.engine.session import Session, is_away, is_database_trouble
+from workflows.engine.signals import give_back, note_taken
 from workflows.engine.timeouts import time_limit
 from workflows.engine.transactions import in_transaction
 from workflows.engine.wake import settle
@@ -132,11 +134,7 @@ def _look_at(session: Session) -> None:
         text = f"{run.workflow} has no step {run.operation} any more; deploy one that has, then replay"
         park(session, DeadLetterReason.DEFINITION_CHANGED, "WORKFLOW_CHANGED", text)
         return
-    if run.fingerprint != definition.fingerprint:
-        session.chain.add(
-            "definition_migrated", session.claim.claimed_at, old=run.fingerprint, new=definition.fingerprint
-        )
-        run.fingerprint, run.version = definition.fingerprint, definition.version
+    migration.migrate(run, definition, session.chain, session.claim.claimed_at)
     if run.recoveries > settings.WORKFLOWS["max_recoveries"]:
         text = f"{run.recoveries} workers in a row died while carrying it out"
         park(session, DeadLetterReason.CRASH_LOOP, "STEP_KILLS_WORKERS", text)
@@ -224,6 +222,8 @@ def _submit(session: Session, returned: Suspended) -> list[Wait]:
         result = command.find_result(wait.reference)
         if result is not None:
             settle(wait, result)
+            if wait.kind == WaitForSignal.kind:
+                note_taken(wait)
         waits.append(wait)
     return waits
 
@@ -248,7 +248,7 @@ def _collect(session: Session) -> Outcome:
     be overtaken by it.
     """
     waits, at = session.waits(), session.claim.now()
-    _end_by_the_clock(waits, at)
+    _end_by_the_clock(session, waits, at)
     gone = look_again(waits)
     if session.control in STOPPING and not session.run.compensating and any(map(_pending, waits)):
         return CalledOff() if _withdraw(waits) else StillWaiting()
@@ -262,6 +262,7 @@ def _collect(session: Session) -> Outcome:
         if done:
             _withdraw(waits)
             first = min(done, key=lambda wait: wait.index)
+            _give_back([wait for wait in done if wait is not first])
             return Done(to_json(session.current.step, {"index": first.index, "value": first.result}))
         if len(failed) < len(waits):
             return StillWaiting()
@@ -278,7 +279,7 @@ def _pending(wait: Wait) -> bool:
     return wait.state == WaitState.PENDING
 
 
-def _end_by_the_clock(waits: list[Wait], at: Any) -> None:
+def _end_by_the_clock(session: Session, waits: list[Wait], at: datetime) -> None:
     """End the sleeps that are over, and what has taken too long."""
     for wait in waits:
         if not _pending(wait) or wait.due_at is None or wait.due_at > at:
@@ -290,6 +291,8 @@ def _end_by_the_clock(waits: list[Wait], at: Any) -> None:
             wait.state = WaitState.FAILED
             wait.error = {"code": f"{wait.kind.upper()}_TIMEOUT", "message": text}
             command_of(wait.kind).withdraw(wait.reference)
+        if wait.kind != "sleep" or wait.join == Join.ANY:  # else the run was not to be woken for it
+            session.late_by = max(session.late_by, at - wait.due_at)
         wait.save(update_fields=["state", "error"])
 
 
@@ -303,6 +306,14 @@ def _withdraw(waits: list[Wait]) -> bool:
         else:
             certain = False
     return certain
+
+
+def _give_back(waits: list[Wait]) -> None:
+    """Keep the signals that came as well, but were not first, for the steps that may wait for them yet."""
+    for wait in waits:
+        if wait.kind == WaitForSignal.kind:
+            Wait.objects.filter(pk=wait.pk).update(state=WaitState.WITHDRAWN, result=None)
+            give_back(wait)
 
 
 def _carry_out_branches(session: Session, *, may_continue: bool) -> None:

@@ -74,9 +74,7 @@ def open_session(held: Claim[Run]) -> Session:
     """Return a stopped run as a worker would have it, with the newest definition. Raises NotReplayableError."""
     run, definition = held.row, definition_for(held.row)
     session = Session(held, definition)
-    if run.fingerprint != definition.fingerprint:
-        session.chain.add("definition_migrated", held.now(), old=run.fingerprint, new=definition.fingerprint)
-        run.fingerprint, run.version = definition.fingerprint, definition.version
+    migration.migrate(run, definition, session.chain, held.now())
     return session
 
 

@@ -40,6 +40,8 @@ from workflows.history import output_digest
 from workflows.models import Payload, Step, Wait
 from workflows.states import Control, DeadLetterReason, RunState, StepState, WaitingFor, WaitState
 
+LATE_SECONDS = 1.0  # until then nobody was late: the sweeper looks once a second
+
 
 def record(session: Session, outcome: Outcome, *, may_continue: bool) -> None:
     """Commit the outcome of the current operation and what comes next.
@@ -142,6 +144,7 @@ class Recording:
             attempt=row.attempt,
             output=output_digest(output.value),
             **self._written(),
+            **self._late(),
         )
         if planned.undoes:
             self._set_undone(planned)
@@ -153,6 +156,11 @@ class Recording:
         if written is None:
             return {}
         return {"version": written.version + 1, "state": output_digest(written.state)}
+
+    def _late(self) -> dict[str, float]:
+        """Return what the history says of a timer that was not looked at in time: the workers were away, or busy."""
+        seconds = self.session.late_by.total_seconds()
+        return {"late_by": round(seconds, 3)} if seconds > LATE_SECONDS else {}
 
     def _set_undone(self, planned: Planned) -> None:
         undone = Step.objects.get(run_id=self.run.home_id, operation_id=planned.undoes)
@@ -322,6 +330,7 @@ class Recording:
             attempt=row.attempt,
             due=due.isoformat(),
             **error.model_dump(),
+            **self._late(),
         )
         session.let_go(RunState.WAITING, waiting_for=WaitingFor.RETRY, wake_at=due)
 
@@ -390,7 +399,12 @@ class Recording:
         row = self._close(StepState.FAILED)
         row.error = error.model_dump()
         self.session.chain.add(
-            "step_failed", self.at, step=row.operation_id, attempt=row.attempt, **error.model_dump()
+            "step_failed",
+            self.at,
+            step=row.operation_id,
+            attempt=row.attempt,
+            **error.model_dump(),
+            **self._late(),
         )
         return row
 

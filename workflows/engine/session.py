@@ -86,6 +86,7 @@ class Session:
     )
     in_transaction: bool = False
     heir: Run | None = None  # who has been given the key of this one, and is to be taken up
+    late_by: timedelta = timedelta(0)  # since a timer of the current operation came due
     _row: Step | None = None
     _values: dict[str, Any] = field(default_factory=dict)
     _fresh: dict[str, Stored] = field(default_factory=dict)
@@ -96,6 +97,8 @@ class Session:
         self.control = self.run.control
         self.resuming = self.run.waiting_for in RESUMING
         self.chain = Chain(self.run)
+        if self.run.waiting_for in (WaitingFor.SLEEP, WaitingFor.RETRY) and self.run.wake_at is not None:
+            self.late_by = self.claim.claimed_at - self.run.wake_at
         self.planned = find_operation(self.definition, self.run.operation)
         self._saved_seq = self.run.history_seq  # the last event that the database has
         self._confirmed_at = time.monotonic()
@@ -219,7 +222,7 @@ class Session:
 
     def turn_to(self, planned: Planned | None) -> None:
         """Make this the operation that comes next."""
-        self.planned, self._row, self.resuming = planned, None, False
+        self.planned, self._row, self.resuming, self.late_by = planned, None, False, timedelta(0)
         if planned is not None:
             self.run.operation, self.run.position = planned.operation_id, planned.position
             self.run.attempt = 0

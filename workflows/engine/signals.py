@@ -16,6 +16,7 @@ from workflows.models import Run, Signal, Wait
 from workflows.states import TERMINAL, WaitState
 
 COMPLETION = "completion:"
+TAKEN = "?"  # by the operation that is being submitted in this transaction
 
 
 def wait_reference(operation: Operation, name: str) -> str:
@@ -43,20 +44,26 @@ def send_signal(
         signal = Signal.objects.create(
             run=run, name=name, payload=payload, dedup_id=dedup_id or None, sender=sender
         )
-        wait = Wait.objects.filter(
-            kind="signal", reference=f"{run.pk}/{name}", state=WaitState.PENDING
-        ).first()
-        if wait is not None:
-            _hand_over(signal, wait)
+        _offer(signal)
     return signal
+
+
+def _offer(signal: Signal) -> None:
+    """Give a signal to the oldest wait for it, if there is one; the run that it was sent to is locked."""
+    reference = f"{signal.run_id}/{signal.name}"
+    wait = Wait.objects.filter(kind="signal", reference=reference, state=WaitState.PENDING).first()
+    if wait is not None:
+        _hand_over(signal, wait)
 
 
 def _hand_over(signal: Signal, wait: Wait) -> None:
     waiting = Run.objects.select_for_update().get(pk=wait.run_id)
     settle(wait, _result_of(signal))
-    wait.save(update_fields=["state", "result", "error"])
-    Signal.objects.filter(pk=signal.pk).update(consumed_by=wait.operation_id)
-    wake([waiting])
+    # A branch may have ended its wait by the clock before it was locked; then the signal stays here.
+    pending = Wait.objects.filter(pk=wait.pk, state=WaitState.PENDING)
+    if pending.update(state=wait.state, result=wait.result, error=wait.error):
+        Signal.objects.filter(pk=signal.pk).update(consumed_by=wait.operation_id)
+        wake([waiting])
 
 
 def take_stored(reference: str) -> CommandResult | None:
@@ -66,8 +73,24 @@ def take_stored(reference: str) -> CommandResult | None:
     signal = Signal.objects.filter(run_id=run_id, name=name, consumed_by="").first()
     if signal is None:
         return None
-    Signal.objects.filter(pk=signal.pk).update(consumed_by=name.removeprefix(COMPLETION) or "?")
+    Signal.objects.filter(pk=signal.pk).update(consumed_by=TAKEN)
     return _result_of(signal)
+
+
+def note_taken(wait: Wait) -> None:
+    """Say by which operation the signal was taken that `take_stored` has just found for it."""
+    run_id, _, name = wait.reference.partition("/")
+    Signal.objects.filter(run_id=run_id, name=name, consumed_by=TAKEN).update(consumed_by=wait.operation_id)
+
+
+def give_back(wait: Wait) -> None:
+    """Keep a signal for whoever wants it next: it came to one of several waits, and another of them was first."""
+    run_id, _, name = wait.reference.partition("/")
+    Run.objects.select_for_update().get(pk=run_id)  # as in `take_stored`
+    signal = Signal.objects.filter(run_id=run_id, name=name, consumed_by=wait.operation_id).last()
+    if signal is not None:
+        Signal.objects.filter(pk=signal.pk).update(consumed_by="")
+        _offer(signal)
 
 
 def _result_of(signal: Signal) -> CommandResult:

@@ -84,7 +84,11 @@ def time_limit(seconds: float, step: str) -> Iterator[None]:
     except StepTimeoutError:
         raise StepTimeoutError(f"{step} took longer than {seconds:g} s") from None
     finally:
-        _watch.remove(limit)
+        try:
+            _watch.remove(limit)
+        except StepTimeoutError:  # it comes only now; a limit that stayed behind would have the worker killed
+            _watch.remove(limit)
+            raise
         if limit.interrupted:
             # The exception may still be on its way; it must not strike what comes after the step.
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(limit.thread), None)

@@ -20,10 +20,12 @@ def resolve_commands(kind: str, results: dict[str, CommandResult]) -> int:
         waits = list(Wait.objects.filter(kind=kind, reference__in=list(results), state=WaitState.PENDING))
         if not waits:
             return 0
-        runs = _lock_runs({wait.run_id for wait in waits})
+        runs = lock_runs({wait.run_id for wait in waits})
         for wait in waits:
             settle(wait, results[wait.reference])
-        Wait.objects.bulk_update(waits, ["state", "result", "error"], batch_size=200)
+        # Before the runs were locked, a worker may have ended some of the waits by the clock: that stands.
+        pending = Wait.objects.filter(state=WaitState.PENDING)
+        pending.bulk_update(waits, ["state", "result", "error"], batch_size=200)
         wake(runs)
     return len(waits)
 
@@ -57,7 +59,7 @@ def _has_enough(waits: list[Wait]) -> bool:
     )
 
 
-def _lock_runs(ids: set[object]) -> list[Run]:
+def lock_runs(ids: set[object]) -> list[Run]:
     """Lock the runs, always in the order of their ids.
 
     Two transactions that each settle one of a run's two last commands would otherwise both find the other's pending,
