@@ -104,6 +104,11 @@ class Run(Leased):
             # What the sweeper looks for: due and unclaimed. Finished runs are not in it.
             models.Index(fields=["wake_at"], name="workflows_run_due", condition=Q(wake_at__isnull=False)),
             models.Index(
+                fields=["-priority", "wake_at"],
+                name="workflows_run_urgent",
+                condition=Q(priority__gt=0, wake_at__isnull=False),
+            ),
+            models.Index(
                 fields=["deadline_at"],
                 name="workflows_run_deadline",
                 condition=LIVE & Q(deadline_at__isnull=False),

@@ -16,6 +16,7 @@ from workflows.engine.branches import join_forgotten
 from workflows.engine.bulk import work_off_bulk
 from workflows.engine.children import wake_for_lost
 from workflows.engine.control import stop_overdue, wake_asked
+from workflows.engine.limits import most_urgent
 from workflows.engine.pauses import without_paused, yield_paused
 from workflows.engine.stranded import park_stranded
 from workflows.history.retention import archive_expired
@@ -79,7 +80,7 @@ def ring_due_runs() -> int:
         unclaimed | abandoned, silent, state__in=sorted(CLAIMABLE), wake_at__lte=db_now()
     )
     # Nobody could claim those in a paused scope, and enough of them would fill every batch.
-    return _ring(list(without_paused(due).order_by("-priority", "wake_at")[:BATCH_MAX]))
+    return _ring(most_urgent(without_paused(due), BATCH_MAX))
 
 
 def _ring(runs: list[Run]) -> int:
