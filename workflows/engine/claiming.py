@@ -6,9 +6,9 @@ from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 
-from workflows.clock import learn, sql_now
+from workflows.clock import db_now, learn, sql_now
 from workflows.definition import Definition, definitions, find_definition
 from workflows.engine import draining, limits, migration
 from workflows.leases import Claim
@@ -47,6 +47,8 @@ def _claim_otherwise(run_id: Any) -> Run | None:
     definition = find_definition(run.workflow)
     if definition is None or not _serves(definition, run):
         return None
+    if run.fingerprint == definition.fingerprint:
+        return _claim_this(run)
     with transaction.atomic():
         claimed = _claim_this(run)
         if claimed is not None and claimed.history_seq != run.history_seq:
@@ -54,6 +56,17 @@ def _claim_otherwise(run_id: Any) -> Run | None:
             transaction.set_rollback(True)
             return None
         return claimed
+
+
+def left_to_others(run_id: Any) -> Run | None:
+    """Return the run if it could be claimed now, but for this process's code, which may not carry it on."""
+    known = [definition.fingerprint for definition in definitions()]
+    free = Run.objects.filter(
+        pk=run_id, lease_until__isnull=True, wake_at__lte=db_now(), state__in=sorted(CLAIMABLE)
+    )
+    run = free.exclude(fingerprint__in=known).first()
+    definition = None if run is None else find_definition(run.workflow)
+    return None if run is None or (definition and _serves(definition, run)) else run
 
 
 def _claim_this(run: Run) -> Run | None:
@@ -66,13 +79,12 @@ def _serves(definition: Definition, run: Run) -> bool:
     """Tell whether this process's code may carry the run on. If not, it is left for a worker whose code may."""
     if run.fingerprint == definition.fingerprint:
         return True
-    if migration.is_newer(run.fingerprint, definition) and not _is_overdue(run):
+    if (
+        migration.is_newer(run.fingerprint, definition)
+        and not Run.objects.filter(migration.overdue(), pk=run.pk).exists()
+    ):
         return False  # an old worker beside new ones; where these don't come, the deploy was taken back
     return migration.obstacle(run, definition) is None
-
-
-def _is_overdue(run: Run) -> bool:
-    return stranded(Run.objects.filter(pk=run.pk)).exists()
 
 
 def claim_row(run_id: Any, fingerprints: list[str], *, limited: bool = False) -> Run | None:

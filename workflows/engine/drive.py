@@ -36,7 +36,7 @@ from workflows.engine.outcomes import (
     outcome_of_error,
     to_json,
 )
-from workflows.engine.recording import park, record
+from workflows.engine.recording import park, record, tell_parent_of_branch
 from workflows.engine.session import Session, is_away, is_database_trouble
 from workflows.engine.signals import give_back, note_taken
 from workflows.engine.timeouts import time_limit
@@ -180,7 +180,7 @@ def _carry_out_transaction(session: Session, *, may_continue: bool) -> None:
         record(session, outcome, may_continue=may_continue)
 
     try:
-        in_transaction(session, work)
+        _together(session, work)
     except (_BodyError, DatabaseError) as raised:
         if is_away(raised):
             raise
@@ -188,6 +188,11 @@ def _carry_out_transaction(session: Session, *, may_continue: bool) -> None:
         error = raised.__cause__ if isinstance(raised, _BodyError) else raised
         assert isinstance(error, Exception)
         record(session, _outcome_of_error(session, step, error), may_continue=may_continue)
+
+
+def _together(session: Session, work: Callable[[], None]) -> None:
+    in_transaction(session, work)
+    tell_parent_of_branch(session)
 
 
 class _BodyError(Exception):
@@ -202,7 +207,7 @@ def _suspend(session: Session, returned: Suspended, *, may_continue: bool) -> No
         outcome = _attempt_in_savepoint(session, lambda: Submitted(_submit(session, returned)))
         record(session, outcome, may_continue=may_continue)
 
-    in_transaction(session, work)
+    _together(session, work)
 
 
 def _submit(session: Session, returned: Suspended) -> list[Wait]:
@@ -238,7 +243,7 @@ def _resume(session: Session, *, may_continue: bool) -> None:
             outcome = Parked(DeadLetterReason.RETRIES_EXHAUSTED, outcome.error, uncertain=True)
         record(session, outcome, may_continue=may_continue)
 
-    in_transaction(session, work)
+    _together(session, work)
 
 
 def _collect(session: Session) -> Outcome:
@@ -270,7 +275,8 @@ def _collect(session: Session) -> Outcome:
         return StillWaiting()
     if failed:
         error = CommandError.model_validate(failed[0].error)
-        raise CommandFailedError(error.code, error.message)
+        # Not raised: that would take back what the clock has ended, and leave it open to those who come too late.
+        return _outcome_of_error(session, session.current.step, CommandFailedError(error.code, error.message))
     results = [wait.result for wait in waits]
     return Done(to_json(session.current.step, results[0] if waits[0].join == Join.ALONE else results))
 

@@ -7,8 +7,11 @@ from datetime import datetime
 from itertools import groupby, takewhile
 from typing import Any
 
+from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import Q
 
+from workflows.clock import in_seconds
 from workflows.definition import Definition
 from workflows.engine.plan import at_position, find_operation
 from workflows.history import Chain
@@ -39,11 +42,17 @@ def shape_of(fingerprint: str) -> list[dict[str, Any]]:
     return list(record.shape) if record else []
 
 
+def overdue() -> Q:
+    """What has been due for so long that no worker seems to have its own code any more."""
+    then = in_seconds(-settings.WORKFLOWS["stranded_seconds"])
+    return Q(wake_at__lte=then) & (Q(lease_until__isnull=True) | Q(lease_until__lte=then))
+
+
 def is_newer(fingerprint: str, definition: Definition) -> bool:
     """Tell whether the definition of this fingerprint came after this process's."""
     both = DefinitionRecord.objects.filter(pk__in=[fingerprint, definition.fingerprint])
     first_seen = dict(both.values_list("pk", "first_seen_at"))
-    return len(first_seen) == 2 and first_seen[fingerprint] > first_seen[definition.fingerprint]  # noqa: PLR2004 - both
+    return len(first_seen) == 2 and first_seen[fingerprint] > first_seen[definition.fingerprint]
 
 
 def migrate(run: Run, definition: Definition, chain: Chain, at: datetime) -> None:

@@ -45,6 +45,11 @@ def undo_id(name: str, index: int = 0) -> str:
     return f"{name}{_UNDO}#{index}"
 
 
+def seq_of(place: int, index: int = 0) -> int:
+    """Return the place among a run's operations of the step at this place of the definition."""
+    return (place << _SEQ_BITS) + index
+
+
 def at_position(definition: Definition, position: int) -> Planned | None:
     """Return the operation of this group, or None behind the last one."""
     if position >= len(definition.groups):
@@ -52,8 +57,8 @@ def at_position(definition: Definition, position: int) -> Planned | None:
     place = definition.groups[position][0]
     step = definition.steps[place]
     if definition.branches_at(position):
-        return Planned(step, step.name + _FAN_OUT, position, place << _SEQ_BITS, fans_out=True)
-    return Planned(step, operation_id(step.name), position, place << _SEQ_BITS)
+        return Planned(step, step.name + _FAN_OUT, position, seq_of(place), fans_out=True)
+    return Planned(step, operation_id(step.name), position, seq_of(place))
 
 
 def find_operation(definition: Definition, wanted: str) -> Planned | None:
@@ -71,7 +76,7 @@ def find_operation(definition: Definition, wanted: str) -> Planned | None:
     if place is None:
         return None
     position = definition.group_of[name]
-    return Planned(definition.steps[place], wanted, position, (place << _SEQ_BITS) + int(number), int(number))
+    return Planned(definition.steps[place], wanted, position, seq_of(place, int(number)), int(number))
 
 
 def undo_of(definition: Definition, name: str, index: int) -> Planned | None:

@@ -53,6 +53,15 @@ def record(session: Session, outcome: Outcome, *, may_continue: bool) -> None:
     Recording(session, may_continue).apply(outcome)
 
 
+def tell_parent_of_branch(session: Session) -> None:
+    """Wake the run of a branch that has ended, if it was the last one.
+
+    Outside the branch's own transaction: there two last ones would each find the other under way.
+    """
+    if session.run.branch and session.run.finished_at is not None:
+        join_branches(session.run.parent_id)
+
+
 def park(
     session: Session, reason: DeadLetterReason, code: str, message: str, *, uncertain: bool = False
 ) -> None:
@@ -111,8 +120,8 @@ class Recording:
             session.commit()
             return
         in_transaction(session, self._write_all)
-        if ended and run.branch:
-            join_branches(run.parent_id)
+        if not session.in_transaction:
+            tell_parent_of_branch(session)
 
     def _write_all(self) -> None:
         session, run = self.session, self.run

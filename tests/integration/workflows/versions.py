@@ -50,7 +50,7 @@ class Order(Workflow[OrderInput, str]):
     def first(self, operation: Operation) -> str:
         return call(operation)
 
-    @first.undo(retry=Retry(attempts=2, first=0.001))
+    @first.undo(retry=Retry(attempts=3, first=60))
     def undo_first(self, first: str, operation: Operation) -> None:
         call(operation)
 
@@ -63,7 +63,7 @@ class Order(Workflow[OrderInput, str]):
     def second(self, first: str, operation: Operation) -> str:
         return call(operation)
 
-    @second.undo(retry=Retry(attempts=3, first=0.001))
+    @second.undo(retry=Retry(attempts=3, first=60))
     def undo_second(self, second: str, operation: Operation) -> None:
         call(operation)
 
@@ -116,24 +116,27 @@ def deploy(definition: Definition | None) -> None:
 
 
 def begin(definition: Definition, stage: str, *, lines: int = 2) -> Run:
-    """Start a run with this version and drive it, one step at a time, until it stands at an operation.
+    """Start a run with this version and drive it to an operation: "hear#0" is about to begin, "hear#0 command" waits.
 
     It has heard the signal before when that lies behind it.
     """
+    operation, _, waiting_for = stage.partition(" ")
     deploy(definition)
     run, _ = start_run(definition, OrderInput(lines=["line"] * lines))
-    if stage not in ("first#0", "hear#0"):
+    names = [each.name for each in definition.steps]
+    behind = names[: names.index(operation.partition("#")[0].strip("*").partition(".")[0])]
+    for _ in range(("hear" in behind) + lines * ("pack" in behind)):
         send_signal(run.pk, "go", "went")
-    drive(run, lambda: run.operation == stage)
-    assert run.operation == stage, f"{run.state} at {run.operation}"
+    drive(run, lambda: not waiting_for and run.operation == operation)
+    assert (run.operation, run.waiting_for) == (operation, waiting_for), run.state
     return run
 
 
 def go(run: Run) -> None:
-    """Send the signal to the run and to its branches."""
-    for each in [run, *Run.objects.filter(parent=run)]:
+    """Send as many signals as the run and its branches can possibly wait for."""
+    for _ in range(4):
         with suppress(RunEndedError):
-            send_signal(each.pk, "go", "went")
+            send_signal(run.pk, "go", "went")
 
 
 def drive(run: Run, until: Callable[[], bool] = lambda: False) -> Run:

@@ -1,0 +1,1 @@
+"""An app with workflows that kill the process that carries them out."""

@@ -1,0 +1,1 @@
+"""An app in three versions, of which a process has the one that UPGRADE names."""
