@@ -1,5 +1,6 @@
 """Sweepers that are killed while they seal and archive: no row without its file, no seal twice."""
 
+import itertools
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -59,9 +60,14 @@ def swept_until_killed(live: Live, point: str, directory: Path) -> None:
     """Have a worker sweep that dies at the crash point."""
     env = {"DALP_ARCHIVE_DIR": str(directory), "DALP_WORKFLOWS_SEAL_SECONDS": "0"}
     worker = live.start_worker(fault=f"{point}=exit", env=env)
-    for _ in range(2):
-        sweep.delay()
-    live.wait_until(lambda: not worker.alive, 30, what=f"the worker dies at {point}")
+    looks = itertools.count()
+
+    def dead() -> bool:
+        if next(looks) % 40 == 0:  # again, for a sweep that waits for ten seconds is dropped
+            sweep.delay()
+        return not worker.alive
+
+    live.wait_until(dead, 60, what=f"the worker dies at {point}")
     assert worker.returncode == KILLED, f"the worker ended otherwise: {worker.tail()}"
 
 

@@ -242,7 +242,7 @@ def test_nothing_sensitive_is_on_a_page_or_in_a_form(ada: Client, monkeypatch: p
         SECRET not in ada.get(f"/admin/workflows/virtualobjectstate/{quote(safe.pk)}/edit/").content.decode()
     )
     # Nor where this code no longer has the workflow, and nobody can tell what is sensitive in it.
-    monkeypatch.setattr("workflows.admin.data.find_definition", lambda name: None)
+    monkeypatch.setattr("workflows.shown.find_definition", lambda name: None)
     monkeypatch.setattr("workflows.admin.runs.find_definition", lambda name: None)
     for row in rows[:-3]:
         assert SECRET not in page(ada, row), row
