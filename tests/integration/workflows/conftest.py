@@ -1,13 +1,14 @@
 """Driving runs inside the test process: no broker, no worker, the real database."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from workflows.models import Run
+    from workflows.testing import Engine
 
 
 @pytest.fixture
@@ -99,3 +100,24 @@ def dies(monkeypatch: pytest.MonkeyPatch) -> "Callable[..., Run]":
         return run
 
     return until_it_dies
+
+
+@pytest.fixture
+def t(db: None) -> "Iterator[Engine]":
+    """The engine in this process, with a virtual clock. Every history must be whole at the end."""
+    from workflows import verify_history
+    from workflows.testing import engine
+
+    with engine() as opened:
+        yield opened
+        assert list(verify_history()) == []
+
+
+@pytest.fixture
+def quiet(fresh_db: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A database that is really committed to, from any thread, and nobody who answers a doorbell."""
+    from workflows import verify_history
+
+    monkeypatch.setattr("workflows.doorbell.send", lambda run: None)
+    yield
+    assert list(verify_history()) == []

@@ -4,9 +4,10 @@ import contextlib
 import threading
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 
 from dalp.local.processes import wait_until
+from tests.integration.workflows.waits import somebody_waits_for_a_lock
 from tests.sample.objects import Append, Holds, PairInput, Released
 from tests.threads import at_once
 from workflows import kill_run, send_signal
@@ -75,14 +76,6 @@ def test_run_that_ends_just_when_the_key_is_handed_to_it_does_not_get_it_for_eve
     first.refresh_from_db()
     assert (first.state, first.wake_at) == (RunState.CANCELLED, None)
     assert VirtualObjectState.objects.get(key="released:a").holder == second
-
-
-def somebody_waits_for_a_lock() -> bool:
-    if connection.vendor != "postgresql":
-        return True  # everybody waits for the one writer
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
-        return bool(cursor.fetchone()[0])
 
 
 def test_calls_from_many_threads_are_all_carried_out_once() -> None:
