@@ -5,7 +5,7 @@ from functools import cache
 
 import redis
 import structlog
-from celery import chain
+from celery import Signature, chain
 from django.conf import settings
 from django.db import transaction
 from kombu.transport.redis import Channel
@@ -48,17 +48,26 @@ def send(run: Run) -> None:
 
     The body carries the id only. A link that cannot claim the run does nothing.
     """
-    from workflows.tasks import advance
-
     if carrier is not None:
         carrier(run)
         return
     definition = find_definition(run.workflow)
     alone = definition is None or run.compensating or run.branch
     queues = [run.queue] if alone or definition is None else definition.queues_from(run.position)
-    # 9 is the least urgent to kombu's Redis transport, 0 the most.
-    links = [advance.si(str(run.pk)).set(queue=queue, priority=9 - min(run.priority, 9)) for queue in queues]
+    links = [_link(run, queue) for queue in queues]
     (chain(*links) if len(links) > 1 else links[0]).apply_async()
+
+
+def pass_on(run: Run, passed_on: int) -> None:
+    """Send a run to another worker of its queue; passed_on: how many have had the message before."""
+    _link(run, run.queue, passed_on=passed_on).apply_async()
+
+
+def _link(run: Run, queue: str, **passed: int) -> "Signature[None]":
+    from workflows.tasks import advance
+
+    # 9 is the least urgent to kombu's Redis transport, 0 the most.
+    return advance.si(str(run.pk), **passed).set(queue=queue, priority=9 - min(run.priority, 9))
 
 
 def busy_queues() -> list[str]:

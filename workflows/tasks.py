@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
 from workflows.crashpoints import crashpoint
-from workflows.doorbell import send, send_some
+from workflows.doorbell import pass_on, send, send_some
 from workflows.engine import drive
 from workflows.engine.claiming import left_to_others
 from workflows.engine.draining import is_draining
@@ -63,8 +63,7 @@ def _pass_on(run_id: str, passed_on: int) -> None:
     if run is None:
         return
     try:
-        link = advance.si(run_id, passed_on=passed_on).set(queue=run.queue, priority=9 - min(run.priority, 9))
-        link.apply_async()
+        pass_on(run, passed_on)
     except Exception as error:  # noqa: BLE001 - as any lost message, the sweep's business
         log.warning("run_not_rung", run=run_id, error=type(error).__name__)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from workflows.models import Run
     from workflows.testing import Engine
 
@@ -121,3 +123,10 @@ def quiet(fresh_db: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("workflows.doorbell.send", lambda run: None)
     yield
     assert list(verify_history()) == []
+
+
+@pytest.fixture
+def set_clock(monkeypatch: pytest.MonkeyPatch) -> "Callable[[datetime], None]":
+    """Set the time; it then stands still. Nobody answers a doorbell."""
+    monkeypatch.setattr("workflows.doorbell.send", lambda run: None)
+    return lambda instant: monkeypatch.setattr("workflows.clock.now", lambda: instant)

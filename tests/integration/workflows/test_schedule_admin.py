@@ -12,7 +12,7 @@ from django.test import Client
 from django.urls import reverse
 from pydantic import BaseModel
 
-from workflows import Workflow, clock, step
+from workflows import Workflow, step
 from workflows.models import Act, Run
 from workflows.redaction import Sensitive
 from workflows.schedules.firing import fire_due_schedules
@@ -35,15 +35,13 @@ ENTERED = {
 }
 
 
+SetClock = Callable[[datetime], None]
+
+
 @pytest.fixture
-def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[datetime], None]:
-    monkeypatch.setattr("workflows.doorbell.send", lambda run: None)
-
-    def put(instant: datetime) -> None:
-        monkeypatch.setattr(clock, "now", lambda: instant)
-
-    put(EVENING)
-    return put
+def at(set_clock: SetClock) -> SetClock:
+    set_clock(EVENING)
+    return set_clock
 
 
 @pytest.fixture

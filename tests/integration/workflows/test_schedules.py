@@ -27,15 +27,9 @@ SetClock = Callable[[datetime], None]
 
 
 @pytest.fixture
-def at(monkeypatch: pytest.MonkeyPatch) -> SetClock:
-    """Set the time; it then stands still."""
-    monkeypatch.setattr("workflows.doorbell.send", lambda run: None)
-
-    def put(instant: datetime) -> None:
-        monkeypatch.setattr(clock, "now", lambda: instant)
-
-    put(NOON)
-    return put
+def at(set_clock: SetClock) -> SetClock:
+    set_clock(NOON)
+    return set_clock
 
 
 @pytest.fixture
