@@ -108,6 +108,17 @@ class Run(Leased):
                 name="workflows_run_urgent",
                 condition=Q(priority__gt=0, wake_at__isnull=False),
             ),
+            # Who is next in a workflow or a queue that is limited, however many of others are due.
+            models.Index(
+                fields=["workflow", "-priority", "wake_at"],
+                name="workflows_run_next",
+                condition=Q(wake_at__isnull=False),
+            ),
+            models.Index(
+                fields=["queue", "-priority", "wake_at"],
+                name="workflows_run_next_in_queue",
+                condition=Q(wake_at__isnull=False),
+            ),
             models.Index(
                 fields=["deadline_at"],
                 name="workflows_run_deadline",

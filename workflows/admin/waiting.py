@@ -12,9 +12,8 @@ from django.utils.html import format_html
 
 from workflows.cells import link
 from workflows.clock import now
-from workflows.models import DeadLetter, Limit, Run, VirtualObjectState, Wait
-from workflows.sentences import waits_for
-from workflows.states import TERMINAL, DeadLetterState, RunState, WaitingFor, WaitState
+from workflows.models import DeadLetter, Limit, Run, Step, VirtualObjectState, Wait
+from workflows.states import TERMINAL, DeadLetterState, RunState, StepState, WaitingFor, WaitState
 
 # Where the things that runs wait for are shown, by kind of command. The apps above, which this one does not know, add theirs.
 REFERENCE_VIEWS: dict[str, str] = {
@@ -22,6 +21,7 @@ REFERENCE_VIEWS: dict[str, str] = {
     "run": "admin:workflows_run_change",
 }
 COMPLETION = "completion:"
+RETRIED = (StepState.WAITING, StepState.UNDOING)
 
 
 def reference_link(wait: Wait) -> str:
@@ -55,15 +55,14 @@ def with_waiting(runs: QuerySet[Any]) -> QuerySet[Any]:
 def sentence(run: Any) -> str:
     """Return what the run waits for, linked to where a person can decide. The run is of `with_waiting`."""
     if run.state in TERMINAL:
-        return waits_for(run)
-    letter = next((each for each in run.dead_letters.all() if each.state == DeadLetterState.OPEN), None)
-    if letter is not None:
-        return link("admin:workflows_deadletter_change", letter.pk, waits_for(run))
+        return "nothing: it has ended"
+    if run.state == RunState.DEAD_LETTER:
+        return _person(list(run.dead_letters.all()))
     if run.state == RunState.PAUSED:
         return "somebody to resume it: this run is paused"
     if run.lease_until is not None:
-        return waits_for(run)
-    said = _command(run)
+        return _holder(run)
+    said = _what(run)
     if run.letter_below:
         below = link("admin:workflows_deadletter_change", run.letter_below, "a dead letter below it")
         said = format_html("{}; {} waits for a person", said, below)
@@ -80,17 +79,36 @@ def _pauses() -> QuerySet[Limit]:
     return Limit.objects.filter(named, paused=True).order_by("scope")
 
 
-def _command(run: Any) -> str:
-    """Return what it waits for when nobody has paused it."""
-    if run.waiting_for == WaitingFor.KEY:
-        return _key(run)
-    if run.waiting_for == WaitingFor.BRANCHES and run.branches_left:
-        return f"{run.branches_left} branch{'es' * (run.branches_left > 1)} of {run.operation}"
-    if run.waiting_for == WaitingFor.COMMAND:
-        pending = [wait for wait in run.waits.all() if wait.state == WaitState.PENDING]
-        if len(pending) == 1:
-            return _wait(pending[0])
-    return waits_for(run)
+def _person(letters: list[DeadLetter]) -> str:
+    letter = next((each for each in letters if each.state == DeadLetterState.OPEN), None)
+    if letter is None:
+        return "a person"
+    reason = str(letter.get_reason_display()).replace("_", " ").lower()
+    code = (letter.error or {}).get("code", "")
+    said = f"a person: {letter.operation_id}, {reason}" + (f" ({code})" if code else "")
+    return link("admin:workflows_deadletter_change", letter.pk, said)
+
+
+def _holder(run: Any) -> str:
+    if run.lease_until > now():
+        return f"nothing: {run.lease_owner} works on it"
+    return f"the sweep: {run.lease_owner} has not renewed its lease since {run.lease_until:%H:%M:%S} UTC"
+
+
+def _what(run: Any) -> str:
+    """Return what it waits for when nobody holds it and nobody has paused it."""
+    match run.waiting_for:
+        case WaitingFor.KEY:
+            return _key(run)
+        case WaitingFor.BRANCHES if run.branches_left:
+            return f"{run.branches_left} branch{'es' * (run.branches_left > 1)} of {run.operation}"
+        case WaitingFor.COMMAND:
+            return _commands([wait for wait in run.waits.all() if wait.state == WaitState.PENDING])
+        case WaitingFor.RETRY:
+            return _next_attempt(run, list(run.steps.all()))
+        case WaitingFor.SLEEP:
+            return f"the time: {run.wake_at:%Y-%m-%d %H:%M:%S} UTC" if run.wake_at else "the time"
+    return "a worker to take it"
 
 
 def _key(run: Any) -> str:
@@ -101,7 +119,15 @@ def _key(run: Any) -> str:
     return format_html("{}, held by {}{}", run.object_key, holder, stopped)
 
 
-def _wait(wait: Wait) -> str:
+def _commands(pending: list[Wait]) -> str:
+    if not pending:
+        return "a worker to take it: all it waited for has come"
+    if len(pending) > 1:
+        return f"{len(pending)} of the {pending[0].kind}s of {pending[0].operation_id}"
+    return _command(pending[0])
+
+
+def _command(wait: Wait) -> str:
     until = f", until {wait.due_at:%Y-%m-%d %H:%M:%S} UTC" if wait.due_at else ""
     if wait.due_at and wait.due_at < now():
         until = ", which is overdue"
@@ -114,3 +140,12 @@ def _wait(wait: Wait) -> str:
         what = link(REFERENCE_VIEWS[wait.kind], wait.reference, f"the {wait.kind}")
         return format_html("{} of {}{}", what, wait.operation_id, until)
     return f"the {wait.kind} of {wait.operation_id}{until}"
+
+
+def _next_attempt(run: Any, steps: list[Step]) -> str:
+    step = next((each for each in reversed(steps) if each.state in RETRIED), None)
+    when = f" at {run.wake_at:%H:%M:%S} UTC" if run.wake_at else ""
+    if step is None:
+        return f"its next attempt{when}"
+    code = (step.error or {}).get("code", "")
+    return f"attempt {step.attempt + 1} of {step.operation_id}{when}" + (f", after {code}" if code else "")

@@ -222,7 +222,7 @@ class Decision(Recording):
         run.recoveries = 0
         session.renew(self.at)
         self.note("dead_letter_compensated", actor, reason)
-        self.compensate({**_trouble(run), "step": session.current.step.name})
+        self._compensate({**_trouble(run), "step": session.current.step.name})
         self._write()
 
     def _hand_over(self) -> None:

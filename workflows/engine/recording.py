@@ -194,9 +194,9 @@ class Recording:
         if run.branch:
             self._finish(RunState.FAILED, error=described)
             return
-        self.compensate(described)
+        self._compensate(described)
 
-    def compensate(self, error: dict[str, Any]) -> None:
+    def _compensate(self, error: dict[str, Any]) -> None:
         """Turn the run round: from here on it undoes."""
         session, run = self.session, self.run
         run.compensating, run.error = True, error
@@ -210,13 +210,13 @@ class Recording:
         if row.uncertain:
             row.state = StepState.FAILED
         self.session.chain.add("step_called_off", self.at, step=row.operation_id)
-        obey_stop(self.session, self)
+        self._obey_stop()
 
     def _halt(self) -> None:
         session, run = self.session, self.run
         if session.control in (Control.CANCEL, Control.COMPENSATE) and not run.compensating:
             self._leave_off()
-            obey_stop(session, self)
+            self._obey_stop()
             return
         session.clear_control = True
         run.attempt -= 1  # it was counted, and has not begun
@@ -236,6 +236,23 @@ class Recording:
             session.chain.add("step_called_off", self.at, step=row.operation_id)
         run.attempt -= 1  # it was counted, and has not begun
 
+    def _obey_stop(self) -> None:
+        """Begin the compensation that somebody asked for: the operation at hand has ended, and no further one begins."""
+        session, run = self.session, self.run
+        request = run.request or {}
+        cancelled = session.control == Control.CANCEL
+        if not cancelled:
+            session.clear_control = True
+        why = {
+            "code": request.get("code") or ("RUN_CANCELLED" if cancelled else "RUN_COMPENSATED"),
+            "message": f"{request.get('actor', 'somebody')}: {request.get('reason', '')}",
+            "step": session.planned.step.name if session.planned else "",
+        }
+        if run.branch:
+            self._finish(RunState.CANCELLED, error=why)
+        else:
+            self._compensate(why)
+
     def _go_on(self, output: Any) -> None:
         """Turn to the next operation: here, by another worker, or not at all because there is none."""
         session, run = self.session, self.run
@@ -247,7 +264,7 @@ class Recording:
             and not run.compensating
             and session.control in (Control.CANCEL, Control.COMPENSATE)
         ):
-            obey_stop(session, self)
+            self._obey_stop()
             return
         planned = self._next()
         if planned is None:
@@ -438,20 +455,3 @@ def _dumped(step: Any, value: Any) -> Any:
     if step.each is not None and value is not None:
         return [None if each is None else step.output.dump_python(each, mode="json") for each in value]
     return None if value is None else step.output.dump_python(value, mode="json")
-
-
-def obey_stop(session: Session, recording: Recording) -> None:
-    """Begin the compensation that somebody asked for: the operation at hand has ended, and no further one begins."""
-    run = session.run
-    request = run.request or {}
-    code = request.get("code") or (
-        "RUN_CANCELLED" if session.control == Control.CANCEL else "RUN_COMPENSATED"
-    )
-    message = f"{request.get('actor', 'somebody')}: {request.get('reason', '')}"
-    step = session.planned.step.name if session.planned else ""
-    if session.control == Control.COMPENSATE:
-        session.clear_control = True
-    if run.branch:
-        recording._finish(RunState.CANCELLED, error={"code": code, "message": message, "step": step})
-        return
-    recording.compensate({"code": code, "message": message, "step": step})
