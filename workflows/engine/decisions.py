@@ -222,13 +222,13 @@ class Decision(Recording):
         run.recoveries = 0
         session.renew(self.at)
         self.note("dead_letter_compensated", actor, reason)
-        self._compensate({**_trouble(run), "step": session.current.step.name})
+        self.compensate({**_trouble(run), "step": session.current.step.name})
         self._write()
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
         """Let a worker go on; a run that gave its key away queues up for it again."""
         if take_key(self.run):
-            super()._hand_over()
+            super().hand_over()
         else:
             refuse_cycle(self.run)
             self.session.let_go(RunState.WAITING, waiting_for=WaitingFor.KEY, wake_at=None)

@@ -13,7 +13,7 @@ from workflows.commands import CommandError
 from workflows.crashpoints import crashpoint
 from workflows.engine.branches import join_branches
 from workflows.engine.children import tell_parent
-from workflows.engine.draining import is_draining
+from workflows.engine.course import Course
 from workflows.engine.keys import pass_key_on, write_state
 from workflows.engine.outcomes import (
     CalledOff,
@@ -30,7 +30,7 @@ from workflows.engine.outcomes import (
     Submitted,
     TryLater,
 )
-from workflows.engine.plan import Planned, at_position, pending_undos
+from workflows.engine.plan import Planned
 from workflows.engine.session import Session
 from workflows.engine.transactions import in_transaction
 from workflows.engine.troubles import open_dead_letter
@@ -71,15 +71,10 @@ def park(
     )
 
 
-class Recording:
+class Recording(Course):
     """One outcome on its way into the session and the database."""
 
-    def __init__(self, session: Session, may_continue: bool) -> None:
-        self.session = session
-        self.run = session.run
-        self.may_continue = may_continue
-        self.at = clock.now()
-        self.parked: Parked | None = None
+    parked: Parked | None = None
 
     def apply(self, outcome: Outcome) -> None:
         session, run = self.session, self.run
@@ -98,7 +93,7 @@ class Recording:
                 self._fan_out(branches)
             case Joined():
                 self._close_fan_out()
-                self._go_on(None)
+                self.go_on(None)
             case StillWaiting():
                 self._still_wait()
             case CalledOff():
@@ -157,7 +152,7 @@ class Recording:
         )
         if planned.undoes:
             self._set_undone(planned)
-        self._go_on(output.value)
+        self.go_on(output.value)
 
     def _written(self) -> dict[str, Any]:
         """Return what the history says of the virtual object that the step has written."""
@@ -179,7 +174,7 @@ class Recording:
     def _skipped(self) -> None:
         row = self._close(StepState.SKIPPED)
         self.session.chain.add("step_skipped", self.at, step=row.operation_id)
-        self._go_on(None)
+        self.go_on(None)
 
     def _failed(self, error: CommandError) -> None:
         session, run = self.session, self.run
@@ -192,16 +187,9 @@ class Recording:
             row.uncertain = row.uncertain or session.half_done()
         described = {**error.model_dump(), "step": planned.step.name}
         if run.branch:
-            self._finish(RunState.FAILED, error=described)
+            self.finish(RunState.FAILED, error=described)
             return
-        self._compensate(described)
-
-    def _compensate(self, error: dict[str, Any]) -> None:
-        """Turn the run round: from here on it undoes."""
-        session, run = self.session, self.run
-        run.compensating, run.error = True, error
-        session.chain.add("compensation_started", self.at, **error)
-        self._go_on(None)
+        self.compensate(described)
 
     def _called_off(self) -> None:
         """The operation ends without an outcome, and the run with it."""
@@ -210,13 +198,13 @@ class Recording:
         if row.uncertain:
             row.state = StepState.FAILED
         self.session.chain.add("step_called_off", self.at, step=row.operation_id)
-        self._obey_stop()
+        self.obey_stop()
 
     def _halt(self) -> None:
         session, run = self.session, self.run
-        if session.control in (Control.CANCEL, Control.COMPENSATE) and not run.compensating:
+        if self.must_stop:
             self._leave_off()
-            self._obey_stop()
+            self.obey_stop()
             return
         session.clear_control = True
         run.attempt -= 1  # it was counted, and has not begun
@@ -235,59 +223,6 @@ class Recording:
             row.finished_at = self.at
             session.chain.add("step_called_off", self.at, step=row.operation_id)
         run.attempt -= 1  # it was counted, and has not begun
-
-    def _obey_stop(self) -> None:
-        """Begin the compensation that somebody asked for: the operation at hand has ended, and no further one begins."""
-        session, run = self.session, self.run
-        request = run.request or {}
-        cancelled = session.control == Control.CANCEL
-        if not cancelled:
-            session.clear_control = True
-        why = {
-            "code": request.get("code") or ("RUN_CANCELLED" if cancelled else "RUN_COMPENSATED"),
-            "message": f"{request.get('actor', 'somebody')}: {request.get('reason', '')}",
-            "step": session.planned.step.name if session.planned else "",
-        }
-        if run.branch:
-            self._finish(RunState.CANCELLED, error=why)
-        else:
-            self._compensate(why)
-
-    def _go_on(self, output: Any) -> None:
-        """Turn to the next operation: here, by another worker, or not at all because there is none."""
-        session, run = self.session, self.run
-        if run.branch:
-            self._finish(RunState.SUCCEEDED)
-            return
-        if (
-            session.control
-            and not run.compensating
-            and session.control in (Control.CANCEL, Control.COMPENSATE)
-        ):
-            self._obey_stop()
-            return
-        planned = self._next()
-        if planned is None:
-            self._finish_whole(output)
-            return
-        session.turn_to(planned)
-        run.waiting_for = WaitingFor.NOTHING
-        run.queue = planned.step.queue
-        if self.may_continue and run.queue == session.queue and not is_draining():
-            run.attempt, run.operation_at = 1, self.at
-            run.state = RunState.COMPENSATING if run.compensating else RunState.RUNNING
-        else:
-            self._hand_over()
-
-    def _hand_over(self) -> None:
-        self.session.handed_over = True
-        self.session.let_go(RunState.READY, wake_at=clock.at_once())
-
-    def _next(self) -> Planned | None:
-        session = self.session
-        if not self.run.compensating:
-            return at_position(session.definition, session.current.position + 1)
-        return next_undo(session)
 
     def _suspend(self, waits: list[Wait]) -> None:
         session = self.session
@@ -385,28 +320,6 @@ class Recording:
         )
         self.parked = outcome
 
-    def _finish_whole(self, output: Any) -> None:
-        session, run = self.session, self.run
-        if not run.compensating:
-            self._finish(RunState.SUCCEEDED, output=_output_of_run(session, output))
-            return
-        if run.control == Control.CANCEL or session.control == Control.CANCEL:
-            self._finish(RunState.CANCELLED)
-            return
-        undone = Step.objects.filter(run=run, state=StepState.UNDONE).exists() or any(
-            row.state == StepState.UNDONE for row in session.touched.values()
-        )
-        self._finish(RunState.COMPENSATED if undone else RunState.FAILED)
-
-    def _finish(self, state: RunState, *, output: Any = None, error: dict[str, Any] | None = None) -> None:
-        session, run = self.session, self.run
-        session.planned = None
-        digest = {} if output is None else {"output": output_digest(output)}
-        session.chain.add("run_finished", self.at, state=state, **digest)
-        run.state, run.output, run.finished_at = state, output, self.at
-        run.error = error or run.error
-        run.waiting_for, run.wake_at, run.lease_until = WaitingFor.NOTHING, None, None
-
     def _close(self, state: StepState) -> Step:
         """End the current operation's row, and the waits that only the clock ends."""
         session = self.session
@@ -433,25 +346,3 @@ class Recording:
             **self._late(),
         )
         return row
-
-
-def next_undo(session: Session) -> Planned | None:
-    """Return the undo that is to be done now, with the changes that are not written yet."""
-    rows = {row.operation_id: row for row in Step.objects.filter(run=session.run).defer("output", "error")}
-    rows |= session.touched
-    return next(pending_undos(session.definition, rows.values()), None)
-
-
-def _output_of_run(session: Session, last: Any) -> Any:
-    """Return the last step's output; of a group of parallel steps those of all, by their names."""
-    members = session.definition.members(len(session.definition.groups) - 1)
-    if len(members) == 1 and members[0].each is None:
-        return last
-    outputs = {step.name: _dumped(step, session.output_of(step.name)) for step in members}
-    return outputs[members[0].name] if len(members) == 1 else outputs
-
-
-def _dumped(step: Any, value: Any) -> Any:
-    if step.each is not None and value is not None:
-        return [None if each is None else step.output.dump_python(each, mode="json") for each in value]
-    return None if value is None else step.output.dump_python(value, mode="json")
