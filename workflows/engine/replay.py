@@ -12,6 +12,7 @@ from workflows.engine.cycles import require_no_cycle
 from workflows.engine.keys import take_key
 from workflows.engine.letters import open_session, take_letter
 from workflows.engine.session import Session
+from workflows.engine.signals import ask_again
 from workflows.engine.start import parse_input
 from workflows.errors import InvalidInputError, NotPossibleError, NotReplayableError, PermanentError
 from workflows.history import output_digest
@@ -51,6 +52,8 @@ def _forgive(session: Session) -> WaitingFor:
         row.state = StepState.WAITING if resumes else StepState.PENDING
         row.attempts_forgiven = row.attempt
         session.touch(row)
+    if not resumes:
+        ask_again(session.run)
     return WaitingFor.COMMAND if resumes else WaitingFor.NOTHING
 
 

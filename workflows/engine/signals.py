@@ -93,6 +93,14 @@ def give_back(wait: Wait) -> None:
         _offer(signal)
 
 
+def ask_again(run: Run) -> None:
+    """Let the operation at hand be completed once more: it is tried again, after it was completed with an error."""
+    told = Signal.objects.filter(
+        run_id=run.home_id, name=completion_name(run.operation), consumed_by=run.operation
+    )
+    told.update(dedup_id=None)
+
+
 def _result_of(signal: Signal) -> CommandResult:
     if not signal.name.startswith(COMPLETION):
         return CommandResult(value=signal.payload)

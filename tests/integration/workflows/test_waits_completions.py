@@ -11,12 +11,14 @@ from workflows import (
     CommandError,
     InvalidTokenError,
     Operation,
+    PermanentError,
     RunEndedError,
     WaitForCompletion,
     Workflow,
     cancel_run,
     complete_dead_letter,
     complete_operation,
+    replay_dead_letter,
     step,
 )
 from workflows.engine.drive import advance
@@ -53,6 +55,28 @@ class Outside(Workflow[Nothing, int]):
     @step
     def end(self, order: Payment) -> int:
         return order.amount
+
+
+class UndoneOutside(Workflow[Nothing, None]):
+    """What it has reserved is given back by somebody outside."""
+
+    tokens: ClassVar[list[str]] = []
+
+    class Meta:
+        name = "waits.undone_outside"
+
+    @step
+    def reserve(self) -> int:
+        return 1
+
+    @reserve.undo
+    def give_back(self, operation: Operation) -> WaitForCompletion[int]:
+        self.tokens.append(operation.token)
+        return WaitForCompletion(timeout=3600)
+
+    @step
+    def fail(self) -> None:
+        raise PermanentError("NO", "no")
 
 
 @pytest.fixture
@@ -126,6 +150,19 @@ def test_completion_of_a_cancelled_run_changes_nothing(t: Engine, outside: type[
     run.signals.all().delete()
     with pytest.raises(RunEndedError, match="CANCELLED"):
         complete_operation(outside.tokens[0], {"amount": 5})
+
+
+def test_undo_that_failed_outside_is_completed_by_the_first_call_after_its_replay(t: Engine) -> None:
+    run = t.run(t.start(UndoneOutside, Nothing()))
+    token = UndoneOutside.tokens.pop()
+    complete_operation(token, error=CommandError(code="CLOSED", message="come back tomorrow"))
+    assert t.run(run).state == RunState.DEAD_LETTER
+    replay_dead_letter(run.dead_letters.get().pk, **BY)
+    assert t.run(run).waiting_for == "command"
+    assert UndoneOutside.tokens.pop() == token
+    complete_operation(token, 1)
+    complete_operation(token, error=CommandError(code="CLOSED", message="too late"))
+    assert t.run(run).state == RunState.COMPENSATED
 
 
 @pytest.mark.parametrize("token", ["", "x", "a:b:c", "00000000-0000-7000-8000-000000000000:order#0:x"])
