@@ -14,7 +14,7 @@ from workflows.crashpoints import crashpoint
 from workflows.definition import find_definition
 from workflows.doorbell import send_some
 from workflows.engine import branches, draining, limits, migration
-from workflows.engine.arguments import arguments, select
+from workflows.engine.arguments import arguments, limit_of, select
 from workflows.engine.children import look_again
 from workflows.engine.claiming import claim_run
 from workflows.engine.control import STOPPING, obey_late
@@ -39,7 +39,6 @@ from workflows.engine.outcomes import (
 from workflows.engine.recording import park, record, tell_parent_of_branch
 from workflows.engine.session import Session, is_away, is_database_trouble
 from workflows.engine.signals import give_back, note_taken
-from workflows.engine.timeouts import time_limit
 from workflows.engine.transactions import in_transaction
 from workflows.engine.wake import settle
 from workflows.errors import CommandFailedError, FencedError
@@ -364,10 +363,10 @@ def _outcome_of_error(session: Session, step: StepDefinition, error: Exception) 
 
 
 def _call(session: Session, step: StepDefinition) -> Outcome:
-    if step.when and step.each is None and not select(session, step.when):
+    if step.when and step.each is None and not select(session, step, step.when):
         return Skipped()
     workflow = session.definition.workflow()
-    with time_limit(step.timeout or settings.WORKFLOWS["step_timeout_seconds"], step.name):
+    with limit_of(step):
         if step.verifier and session.run.attempt > 1:
             found = step.verifier.body(workflow, **arguments(session, step.verifier.parameters))
             if found is not None:

@@ -21,7 +21,7 @@ def fan_out(session: Session) -> Outcome:
     for step in session.definition.members(session.current.position):
         if step.each is None:
             wanted.append((step, 0, None))
-        elif step.when and not select(session, step.when):
+        elif step.when and not select(session, step, step.when):
             session.touch(_skipped_row(session, step))
         else:
             wanted += [(step, index, item) for index, item in enumerate(_items(session, step))]
@@ -31,7 +31,7 @@ def fan_out(session: Session) -> Outcome:
 def _items(session: Session, step: StepDefinition) -> list[Any]:
     assert step.each is not None
     assert step.item is not None
-    items = [step.item.dump_python(item, mode="json") for item in select(session, step.each)]
+    items = [step.item.dump_python(item, mode="json") for item in select(session, step, step.each)]
     if len(items) > ITEMS_MAX:
         raise PermanentError("EACH_TOO_LARGE", f"{step.name}: {len(items):,} items, at most {ITEMS_MAX:,}")
     return items

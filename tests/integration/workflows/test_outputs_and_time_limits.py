@@ -134,6 +134,32 @@ def test_output_of_a_step_that_was_left_out_is_none(t: Engine, ask: bool) -> Non
     assert not ask or Wait.objects.filter(run=run, kind="signal").count() == 1
 
 
+def _dawdle(amount: int) -> list[int]:
+    """Take two seconds, unless interrupted."""
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        pass
+    return [amount]
+
+
+class SlowCondition(Workflow[Payment, None]):
+    class Meta:
+        name = "waits.slow_condition"
+
+    @step(timeout=0.05, when=lambda input: bool(_dawdle(input.amount)))
+    def work(self) -> None:
+        return None
+
+
+class SlowList(Workflow[Payment, None]):
+    class Meta:
+        name = "waits.slow_list"
+
+    @step(timeout=0.05, each=lambda input: _dawdle(input.amount))
+    def work(self, item: int) -> None:
+        return None
+
+
 class Slow(Workflow[Payment, int]):
     """Takes too long as many times as the input says."""
 
@@ -173,6 +199,17 @@ def test_step_that_always_takes_too_long_uses_up_its_attempts(t: Engine) -> None
     assert t.run(run).state == RunState.DEAD_LETTER
     letter = run.dead_letters.get()
     assert (letter.reason, Slow.attempts) == ("retries_exhausted", [1, 2, 3])
+
+
+@pytest.mark.case("E21")
+@pytest.mark.parametrize("workflow", [SlowCondition, SlowList])
+def test_choice_that_takes_too_long_uses_up_the_attempts_of_its_step(
+    t: Engine, workflow: type[Workflow[Payment, None]]
+) -> None:
+    run = t.start(workflow, Payment(amount=1))
+    t.advance(hours=1)
+    assert t.run(run).state == RunState.DEAD_LETTER
+    assert run.error["message"] == "work took longer than 0.05 s"
 
 
 @pytest.mark.case("E21")
