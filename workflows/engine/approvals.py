@@ -3,11 +3,10 @@
 from collections.abc import Collection
 from typing import Any
 
-from django.db import transaction
-
 from workflows import clock
 from workflows.commands import ApprovalRequest, Approved, CommandError, CommandResult, Operation
 from workflows.engine.acts import note_act
+from workflows.engine.transactions import in_one_transaction
 from workflows.engine.wake import lock_runs, resolve_commands
 from workflows.errors import NotPermittedError, NotPossibleError
 from workflows.models import Approval, Vote, Wait
@@ -31,6 +30,7 @@ def withdraw_approval(reference: str) -> bool:
     return True
 
 
+@in_one_transaction
 def vote(
     approval_id: Any, *, actor: str, groups: Collection[str], approve: bool, reason: str = ""
 ) -> Approval:
@@ -39,31 +39,30 @@ def vote(
     groups: those that the person belongs to. Raises Approval.DoesNotExist, NotPermittedError (not a member),
     NotPossibleError (decided, or the run no longer waits for it).
     """
-    with transaction.atomic():
-        # The run that waits first, then the approval: its worker, which withdraws it when its time is over, does so,
-        # too. The other way round each would hold what the other one wants.
-        asked = Wait.objects.filter(
-            kind=ApprovalRequest.kind, reference=str(Approval.objects.get(pk=approval_id).pk)
-        )
-        lock_runs(set(asked.values_list("run_id", flat=True)))
-        approval = Approval.objects.select_for_update().get(pk=approval_id)
-        if approval.group not in groups:
-            raise NotPermittedError(f"{actor} is not a member of {approval.group}")
-        if approval.state != Approval.State.PENDING:
-            raise NotPossibleError(f"approval {approval.pk} is {approval.state} already")
-        _, new = Vote.objects.get_or_create(
-            approval=approval, actor=actor, defaults={"approved": approve, "reason": reason}
-        )
-        if not new:
-            raise NotPossibleError(f"{actor} has voted on approval {approval.pk} already")
-        note_act(
-            actor,
-            "approve" if approve else "reject",
-            f"run:{approval.run_id}",
-            reason,
-            approval=str(approval.pk),
-        )
-        _decide(approval)
+    # The run that waits first, then the approval: its worker, which withdraws it when its time is over, does so,
+    # too. The other way round each would hold what the other one wants.
+    asked = Wait.objects.filter(
+        kind=ApprovalRequest.kind, reference=str(Approval.objects.get(pk=approval_id).pk)
+    )
+    lock_runs(set(asked.values_list("run_id", flat=True)))
+    approval = Approval.objects.select_for_update().get(pk=approval_id)
+    if approval.group not in groups:
+        raise NotPermittedError(f"{actor} is not a member of {approval.group}")
+    if approval.state != Approval.State.PENDING:
+        raise NotPossibleError(f"approval {approval.pk} is {approval.state} already")
+    _, new = Vote.objects.get_or_create(
+        approval=approval, actor=actor, defaults={"approved": approve, "reason": reason}
+    )
+    if not new:
+        raise NotPossibleError(f"{actor} has voted on approval {approval.pk} already")
+    note_act(
+        actor,
+        "approve" if approve else "reject",
+        f"run:{approval.run_id}",
+        reason,
+        approval=str(approval.pk),
+    )
+    _decide(approval)
     return approval
 
 

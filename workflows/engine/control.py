@@ -16,6 +16,7 @@ from workflows.engine.acts import note_act
 from workflows.engine.ending import end_at_once, failure, note_half_done
 from workflows.engine.keys import take_key
 from workflows.engine.letters import lock_run, resolve_letters
+from workflows.engine.transactions import in_one_transaction
 from workflows.engine.unbegun import leave_out
 from workflows.errors import NotPossibleError, RunEndedError
 from workflows.history import Chain
@@ -56,25 +57,23 @@ def stop_run(run_id: Any, *, actor: str, reason: str) -> bool:
     return False
 
 
+@in_one_transaction
 def ask_to_stop(
     run_id: Any, control: Control, code: str, actor: str, reason: str, *, branch_too: bool = False
 ) -> Run:
-    with transaction.atomic():
-        run = _lock(run_id)
-        if run.branch and not branch_too:
-            raise NotPossibleError(
-                f"run {run.pk} is the branch {run.branch} of run {run.parent_id}: stop that"
-            )
-        if run.compensating and run.state == RunState.DEAD_LETTER:
-            raise NotPossibleError(
-                f"run {run.pk} undoes already, and {run.operation} waits for a person: decide about that"
-            )
-        note_act(actor, control.value, f"run:{run.pk}", reason)
-        if run.compensating:
-            return run
-        run.control, run.request = control, {"actor": actor, "reason": reason, "code": code}
-        Run.objects.filter(pk=run.pk).update(control=control, asked=True, request=run.request)
-        _turn_to_stop(run)
+    run = _lock(run_id)
+    if run.branch and not branch_too:
+        raise NotPossibleError(f"run {run.pk} is the branch {run.branch} of run {run.parent_id}: stop that")
+    if run.compensating and run.state == RunState.DEAD_LETTER:
+        raise NotPossibleError(
+            f"run {run.pk} undoes already, and {run.operation} waits for a person: decide about that"
+        )
+    note_act(actor, control.value, f"run:{run.pk}", reason)
+    if run.compensating:
+        return run
+    run.control, run.request = control, {"actor": actor, "reason": reason, "code": code}
+    Run.objects.filter(pk=run.pk).update(control=control, asked=True, request=run.request)
+    _turn_to_stop(run)
     run.refresh_from_db()
     return run
 
@@ -129,23 +128,23 @@ def wake_asked(limit: int = 500) -> int:
     return Run.objects.filter(pk__in=ids, wake_at__isnull=True).update(wake_at=db_now())
 
 
+@in_one_transaction
 def pause_run(run_id: Any, *, actor: str, reason: str) -> Run:
     """Keep the run from going on. A step at hand is finished; timers keep their instants, and are due on resuming.
 
     Raises Run.DoesNotExist, RunEndedError, NotPossibleError (it waits for a person already).
     """
     request = {"actor": actor, "reason": reason}
-    with transaction.atomic():
-        run = _lock(run_id)
-        if run.state == RunState.DEAD_LETTER:
-            raise NotPossibleError(f"run {run.pk} waits for a person already")
-        note_act(actor, "pause", f"run:{run.pk}", reason)
-        if run.lease_until is None:
-            _pause(run, request)
-        else:  # also if its worker is dead: what that left behind is looked at first
-            Run.objects.filter(pk=run.pk, control__in=[Control.NONE, Control.YIELD]).update(
-                control=Control.PAUSE, asked=True, request=request
-            )
+    run = _lock(run_id)
+    if run.state == RunState.DEAD_LETTER:
+        raise NotPossibleError(f"run {run.pk} waits for a person already")
+    note_act(actor, "pause", f"run:{run.pk}", reason)
+    if run.lease_until is None:
+        _pause(run, request)
+    else:  # also if its worker is dead: what that left behind is looked at first
+        Run.objects.filter(pk=run.pk, control__in=[Control.NONE, Control.YIELD]).update(
+            control=Control.PAUSE, asked=True, request=request
+        )
     run.refresh_from_db()
     return run
 
@@ -160,41 +159,39 @@ def _pause(run: Run, request: dict[str, Any]) -> None:
     _write_as_owner(held, "run_paused", request, state=RunState.PAUSED, **asked)
 
 
+@in_one_transaction
 def resume_run(run_id: Any, *, actor: str, reason: str) -> Run:
     """Let a paused run go on where it was. Raises Run.DoesNotExist, RunEndedError, NotPossibleError (not paused)."""
-    with transaction.atomic():
-        run = _lock(run_id)
-        if run.control == Control.PAUSE and run.state != RunState.PAUSED:  # its worker has not obeyed yet
-            Run.objects.filter(pk=run.pk).update(control=Control.NONE, asked=False, request=None)
-        elif run.state != RunState.PAUSED:
-            raise NotPossibleError(f"run {run.pk} is {run.state}, not PAUSED")
-        else:
-            held = claim(Run, run.pk, 30)
-            assert held is not None, "nobody holds a paused run"
-            _write_as_owner(
-                held, "run_resumed", {"actor": actor, "reason": reason}, state=idle_state(held.row)
-            )
-            ring(run)
-        note_act(actor, "resume", f"run:{run.pk}", reason)
+    run = _lock(run_id)
+    if run.control == Control.PAUSE and run.state != RunState.PAUSED:  # its worker has not obeyed yet
+        Run.objects.filter(pk=run.pk).update(control=Control.NONE, asked=False, request=None)
+    elif run.state != RunState.PAUSED:
+        raise NotPossibleError(f"run {run.pk} is {run.state}, not PAUSED")
+    else:
+        held = claim(Run, run.pk, 30)
+        assert held is not None, "nobody holds a paused run"
+        _write_as_owner(held, "run_resumed", {"actor": actor, "reason": reason}, state=idle_state(held.row))
+        ring(run)
+    note_act(actor, "resume", f"run:{run.pk}", reason)
     run.refresh_from_db()
     return run
 
 
+@in_one_transaction
 def kill_run(run_id: Any, *, actor: str, reason: str) -> Run:
     """End the run at once, undoing nothing; it ends CANCELLED. Its branches and children are killed with it.
 
     What a worker is doing for it goes on to its end, unrecorded; what was sent stays sent. The parent of a branch that
     is killed alone goes on as after a failure. Raises Run.DoesNotExist, RunEndedError.
     """
-    with transaction.atomic():
-        parent_id = Run.objects.values_list("parent_id", flat=True).get(pk=run_id)
-        if parent_id is not None:
-            lock_run(parent_id)
-        run = _lock(run_id)
-        note_act(actor, "kill", f"run:{run.pk}", reason)
-        resolve_letters(run, "kill", actor, reason)
-        error = failure("RUN_KILLED", actor, reason, run)
-        end_at_once(run, RunState.CANCELLED, "run_killed", error, actor, reason)
+    parent_id = Run.objects.values_list("parent_id", flat=True).get(pk=run_id)
+    if parent_id is not None:
+        lock_run(parent_id)
+    run = _lock(run_id)
+    note_act(actor, "kill", f"run:{run.pk}", reason)
+    resolve_letters(run, "kill", actor, reason)
+    error = failure("RUN_KILLED", actor, reason, run)
+    end_at_once(run, RunState.CANCELLED, "run_killed", error, actor, reason)
     return run
 
 

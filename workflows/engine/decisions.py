@@ -22,6 +22,7 @@ from workflows.engine.outcomes import Done, Joined, Skipped, Stored, to_json
 from workflows.engine.plan import find_operation, operation_id
 from workflows.engine.recording import Recording
 from workflows.engine.replay import refuse_cycle
+from workflows.engine.transactions import in_one_transaction
 from workflows.errors import BadOutputError, InvalidInputError, NotPossibleError
 from workflows.leases import Claim, release
 from workflows.models import DeadLetter, Run, Step
@@ -35,6 +36,7 @@ def _take(dead_letter_id: Any, resolution: str, actor: str, reason: str) -> Clai
     return held
 
 
+@in_one_transaction
 def complete_dead_letter(dead_letter_id: Any, *, value: Any = None, actor: str, reason: str) -> DeadLetter:
     """Take the stopped operation as done with this output, and let the run go on behind it.
 
@@ -42,32 +44,32 @@ def complete_dead_letter(dead_letter_id: Any, *, value: Any = None, actor: str, 
     Raises DeadLetter.DoesNotExist, NotReplayableError (dealt with already), InvalidInputError (not such an output),
     NotPossibleError (a list of items at once, or something of it is still under way).
     """
-    with transaction.atomic():
-        decision = Decision(_take(dead_letter_id, "complete", actor, reason))
-        decision.require_nothing_under_way()
-        output = decision.read_output(value)
-        decision.settle("dead_letter_completed", actor, reason)
-        decision.apply(Done(output))
-        decision.announce()
+    decision = Decision(_take(dead_letter_id, "complete", actor, reason))
+    decision.require_nothing_under_way()
+    output = decision.read_output(value)
+    decision.settle("dead_letter_completed", actor, reason)
+    decision.apply(Done(output))
+    decision.announce()
     return DeadLetter.objects.get(pk=dead_letter_id)
 
 
+@in_one_transaction
 def skip_dead_letter(dead_letter_id: Any, *, actor: str, reason: str) -> DeadLetter:
     """Leave the stopped operation out, and let the run go on behind it; the step's output is None.
 
     What an undo that is left out was to take back, stays. Raises DeadLetter.DoesNotExist, NotReplayableError (dealt
     with already), NotPossibleError (a later step can't do without the output, or something of it is still under way).
     """
-    with transaction.atomic():
-        decision = Decision(_take(dead_letter_id, "skip", actor, reason))
-        decision.require_nothing_under_way()
-        decision.require_dispensable()
-        decision.settle("dead_letter_skipped", actor, reason)
-        decision.skip()
-        decision.announce()
+    decision = Decision(_take(dead_letter_id, "skip", actor, reason))
+    decision.require_nothing_under_way()
+    decision.require_dispensable()
+    decision.settle("dead_letter_skipped", actor, reason)
+    decision.skip()
+    decision.announce()
     return DeadLetter.objects.get(pk=dead_letter_id)
 
 
+@in_one_transaction
 def compensate_dead_letter(dead_letter_id: Any, *, actor: str, reason: str) -> DeadLetter:
     """Give the stopped operation up and undo what the run has done; the operation, too, when it may have happened.
 
@@ -75,18 +77,17 @@ def compensate_dead_letter(dead_letter_id: Any, *, actor: str, reason: str) -> D
     Raises DeadLetter.DoesNotExist, NotReplayableError (dealt with already), NotPossibleError (it undoes already, or
     something of it is still under way).
     """
-    with transaction.atomic():
-        held = _take(dead_letter_id, "compensate", actor, reason)
-        if held.row.branch:
-            _give_branch_up(held.row, actor, reason)
-        elif not is_over(held.row.pk):  # a worker died while it made them: they are stopped, and waited for
-            release(held)
-            ask_to_stop(held.row.pk, Control.COMPENSATE, "RUN_COMPENSATED", actor, reason)
-        else:
-            decision = Decision(held)
-            decision.require_nothing_under_way()
-            decision.turn_round(actor, reason)
-            decision.announce()
+    held = _take(dead_letter_id, "compensate", actor, reason)
+    if held.row.branch:
+        _give_branch_up(held.row, actor, reason)
+    elif not is_over(held.row.pk):  # a worker died while it made them: they are stopped, and waited for
+        release(held)
+        ask_to_stop(held.row.pk, Control.COMPENSATE, "RUN_COMPENSATED", actor, reason)
+    else:
+        decision = Decision(held)
+        decision.require_nothing_under_way()
+        decision.turn_round(actor, reason)
+        decision.announce()
     return DeadLetter.objects.get(pk=dead_letter_id)
 
 
@@ -97,23 +98,23 @@ def _give_branch_up(run: Run, actor: str, reason: str) -> None:
         ask_to_stop(run.parent_id, Control.COMPENSATE, "RUN_COMPENSATED", actor, reason, branch_too=True)
 
 
+@in_one_transaction
 def discard_dead_letter(dead_letter_id: Any, *, actor: str, reason: str) -> DeadLetter:
     """End the run FAILED, undoing nothing. The run that a branch belongs to goes on as after any failure.
 
     Raises DeadLetter.DoesNotExist, NotReplayableError (dealt with already).
     """
-    with transaction.atomic():
-        run = _take(dead_letter_id, "discard", actor, reason).row
-        end_at_once(run, RunState.FAILED, "run_discarded", _trouble(run), actor, reason)
+    run = _take(dead_letter_id, "discard", actor, reason).row
+    end_at_once(run, RunState.FAILED, "run_discarded", _trouble(run), actor, reason)
     return DeadLetter.objects.get(pk=dead_letter_id)
 
 
+@in_one_transaction
 def kill_dead_letter(dead_letter_id: Any, *, actor: str, reason: str) -> DeadLetter:
     """End the run CANCELLED, undoing nothing: `kill_run` for one of several who decide about a dead letter at once."""
-    with transaction.atomic():
-        run = _take(dead_letter_id, "kill", actor, reason).row
-        error = failure("RUN_KILLED", actor, reason, run)
-        end_at_once(run, RunState.CANCELLED, "run_killed", error, actor, reason)
+    run = _take(dead_letter_id, "kill", actor, reason).row
+    error = failure("RUN_KILLED", actor, reason, run)
+    end_at_once(run, RunState.CANCELLED, "run_killed", error, actor, reason)
     return DeadLetter.objects.get(pk=dead_letter_id)
 
 

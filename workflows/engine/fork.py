@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from django.db import transaction
 from pydantic import BaseModel, ValidationError
 
 from workflows.definition import Definition, find_definition
@@ -23,6 +22,7 @@ from workflows.engine.letters import lock_run, resolve_letters
 from workflows.engine.migration import remember, shape_of
 from workflows.engine.plan import Planned, at_position, find_operation, operation_id
 from workflows.engine.start import insert_run, new_run, parse_input
+from workflows.engine.transactions import in_one_transaction
 from workflows.errors import InvalidInputError, NotPossibleError, PermanentError, UnknownWorkflowError
 from workflows.history import output_digest
 from workflows.models import Payload, Run, Step, Wait
@@ -32,6 +32,7 @@ FORKED = "RUN_FORKED"
 CHUNK = 1000
 
 
+@in_one_transaction
 def fork_run(
     run_id: Any,
     from_step: str,
@@ -49,33 +50,32 @@ def fork_run(
     Raises Run.DoesNotExist, UnknownWorkflowError, InvalidInputError, ObjectParkedError, NotPossibleError (it is live,
     or a branch, or was forked already, or it doesn't have behind it what it would need).
     """
-    with transaction.atomic():
-        origin = _lock(run_id)
-        definition = find_definition(origin.workflow)
-        if definition is None:
-            raise UnknownWorkflowError(f"no workflow named {origin.workflow!r} is known here")
-        definition.require_sound()
-        planned = _beginning(definition, from_step)
-        past = _Past(origin, definition, planned)
-        past.require_complete()
-        run = _new(origin, definition, planned, input)
-        if origin.state == RunState.DEAD_LETTER:
-            _take_its_place(origin, run, actor, reason)
-        elif run.parent_id is not None:
-            run.parent_id = None  # nobody waits for it any more
-        remember(definition)
-        insert_run(
-            run,
-            definition,
-            origin=str(origin.pk),
-            step=planned.operation_id,
-            actor=actor,
-            reason=reason,
-            copied=past.digests(),
-        )
-        past.copy_to(run)
-        note_act(actor, "fork", f"run:{origin.pk}", reason, step=from_step, fork=str(run.pk))
-        ring(run)
+    origin = _lock(run_id)
+    definition = find_definition(origin.workflow)
+    if definition is None:
+        raise UnknownWorkflowError(f"no workflow named {origin.workflow!r} is known here")
+    definition.require_sound()
+    planned = _beginning(definition, from_step)
+    past = _Past(origin, definition, planned)
+    past.require_complete()
+    run = _new(origin, definition, planned, input)
+    if origin.state == RunState.DEAD_LETTER:
+        _take_its_place(origin, run, actor, reason)
+    elif run.parent_id is not None:
+        run.parent_id = None  # nobody waits for it any more
+    remember(definition)
+    insert_run(
+        run,
+        definition,
+        origin=str(origin.pk),
+        step=planned.operation_id,
+        actor=actor,
+        reason=reason,
+        copied=past.digests(),
+    )
+    past.copy_to(run)
+    note_act(actor, "fork", f"run:{origin.pk}", reason, step=from_step, fork=str(run.pk))
+    ring(run)
     return run
 
 

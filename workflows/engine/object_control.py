@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db import transaction
 from django.db.models import F
 from pydantic import ValidationError
 
@@ -16,6 +15,7 @@ from workflows.engine.acts import note_act
 from workflows.engine.control import cancel_run
 from workflows.engine.ending import end_at_once, failure
 from workflows.engine.keys import inbox
+from workflows.engine.transactions import in_one_transaction
 from workflows.errors import InvalidInputError, NotPossibleError, ObjectConflictError
 from workflows.models import Limit, Run, VirtualObjectState
 from workflows.objects import ObjectDefinition, find_object
@@ -61,19 +61,19 @@ def describe_object(key: str) -> ObjectStatus:
     )
 
 
+@in_one_transaction
 def skip_head(key: str, *, actor: str, reason: str) -> Run:
     """Cancel the first of the runs that wait for a key; return it. The holder is left alone.
 
     Raises NotPossibleError when nobody waits.
     """
-    with transaction.atomic():
-        head = _lock_head(key)
-        note_act(actor, "skip_head", f"key:{key}", reason, run=str(head.pk))
-        if head.attempt == 0 and head.lease_until is None:
-            error = failure("OBJECT_CALL_SKIPPED", actor, reason, head)
-            end_at_once(head, RunState.CANCELLED, "run_skipped", error, actor, reason)
-        else:  # it has begun already, gave the key away, and has something to undo
-            cancel_run(head.pk, actor=actor, reason=reason)
+    head = _lock_head(key)
+    note_act(actor, "skip_head", f"key:{key}", reason, run=str(head.pk))
+    if head.attempt == 0 and head.lease_until is None:
+        error = failure("OBJECT_CALL_SKIPPED", actor, reason, head)
+        end_at_once(head, RunState.CANCELLED, "run_skipped", error, actor, reason)
+    else:  # it has begun already, gave the key away, and has something to undo
+        cancel_run(head.pk, actor=actor, reason=reason)
     head.refresh_from_db()
     return head
 
@@ -86,6 +86,7 @@ def _lock_head(key: str) -> Run:
     raise NotPossibleError(f"nobody waits for {key}")
 
 
+@in_one_transaction
 def edit_state(
     key: str, new_state: Any, *, expected_version: int, actor: str, reason: str
 ) -> VirtualObjectState:
@@ -100,24 +101,23 @@ def edit_state(
     if definition is None or not own_key:
         raise NotPossibleError(f"{key} is no key of a virtual object that this process knows")
     stored = _checked(definition, own_key, new_state)
-    with transaction.atomic():
-        VirtualObjectState.objects.bulk_create([VirtualObjectState(key=key)], ignore_conflicts=True)
-        before = _lock_idle(key)
-        rows = VirtualObjectState.objects.filter(key=key, version=expected_version, holder=before.holder_id)
-        if rows.update(state=stored, version=F("version") + 1) == 0:
-            raise ObjectConflictError(
-                f"{key} has version {before.version}, not {expected_version}, or was just taken"
-            )
-        note_act(
-            actor,
-            "edit_state",
-            f"key:{key}",
-            reason,
-            before=before.state,
-            after=stored,
-            version=expected_version + 1,
+    VirtualObjectState.objects.bulk_create([VirtualObjectState(key=key)], ignore_conflicts=True)
+    before = _lock_idle(key)
+    rows = VirtualObjectState.objects.filter(key=key, version=expected_version, holder=before.holder_id)
+    if rows.update(state=stored, version=F("version") + 1) == 0:
+        raise ObjectConflictError(
+            f"{key} has version {before.version}, not {expected_version}, or was just taken"
         )
-        return VirtualObjectState.objects.get(key=key)
+    note_act(
+        actor,
+        "edit_state",
+        f"key:{key}",
+        reason,
+        before=before.state,
+        after=stored,
+        version=expected_version + 1,
+    )
+    return VirtualObjectState.objects.get(key=key)
 
 
 def _checked(definition: ObjectDefinition, key: str, new_state: Any) -> Any:

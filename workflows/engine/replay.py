@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django.db import transaction
 from pydantic import BaseModel, ValidationError
 
 from workflows import clock
@@ -14,12 +13,14 @@ from workflows.engine.letters import open_session, take_letter
 from workflows.engine.session import Session
 from workflows.engine.signals import ask_again
 from workflows.engine.start import parse_input
+from workflows.engine.transactions import in_one_transaction
 from workflows.errors import InvalidInputError, NotPossibleError, NotReplayableError, PermanentError
 from workflows.history import output_digest
 from workflows.models import DeadLetter, Run, Step, Wait
 from workflows.states import RunState, StepState, WaitingFor, WaitState
 
 
+@in_one_transaction
 def replay_dead_letter(
     dead_letter_id: Any, *, actor: str, reason: str, input: BaseModel | dict[str, Any] | None = None
 ) -> DeadLetter:
@@ -31,14 +32,13 @@ def replay_dead_letter(
     message), or NotReplayableError when somebody has dealt with it already (so a double click replays once) or the
     workflow has lost steps that this run has behind it.
     """
-    with transaction.atomic():
-        held = take_letter(dead_letter_id, "replay", actor, reason)
-        session = open_session(held)
-        edit = {} if input is None else _edit_input(session, input)
-        step = session.run.operation
-        session.chain.add("dead_letter_replayed", held.now(), step=step, actor=actor, reason=reason, **edit)
-        note_act(actor, "replay", f"run:{held.row.pk}", reason, dead_letter=str(dead_letter_id), **edit)
-        send_on(session, _forgive(session))
+    held = take_letter(dead_letter_id, "replay", actor, reason)
+    session = open_session(held)
+    edit = {} if input is None else _edit_input(session, input)
+    step = session.run.operation
+    session.chain.add("dead_letter_replayed", held.now(), step=step, actor=actor, reason=reason, **edit)
+    note_act(actor, "replay", f"run:{held.row.pk}", reason, dead_letter=str(dead_letter_id), **edit)
+    send_on(session, _forgive(session))
     return DeadLetter.objects.get(pk=dead_letter_id)
 
 

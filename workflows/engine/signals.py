@@ -7,9 +7,9 @@ from typing import Any
 from uuid import UUID
 
 from django.core import signing
-from django.db import transaction
 
 from workflows.commands import CommandError, CommandResult, Operation
+from workflows.engine.transactions import in_one_transaction
 from workflows.engine.wake import settle, wake
 from workflows.errors import InvalidTokenError, RunEndedError
 from workflows.models import Run, Signal, Wait
@@ -27,6 +27,7 @@ def completion_name(operation_id: str) -> str:
     return COMPLETION + operation_id
 
 
+@in_one_transaction
 def send_signal(
     run_id: Any, name: str, payload: Any = None, *, dedup_id: str | None = None, sender: str = ""
 ) -> Signal:
@@ -34,17 +35,16 @@ def send_signal(
 
     Raises Run.DoesNotExist, or RunEndedError when the run has ended: nobody would ever take it.
     """
-    with transaction.atomic():
-        run = Run.objects.select_for_update().get(pk=run_id)
-        first = Signal.objects.filter(run=run, name=name, dedup_id=dedup_id).first() if dedup_id else None
-        if first is not None:
-            return first
-        if run.state in TERMINAL:
-            raise RunEndedError(f"run {run.pk} has ended {run.state}; nothing waits for {name!r} any more")
-        signal = Signal.objects.create(
-            run=run, name=name, payload=payload, dedup_id=dedup_id or None, sender=sender
-        )
-        _offer(signal)
+    run = Run.objects.select_for_update().get(pk=run_id)
+    first = Signal.objects.filter(run=run, name=name, dedup_id=dedup_id).first() if dedup_id else None
+    if first is not None:
+        return first
+    if run.state in TERMINAL:
+        raise RunEndedError(f"run {run.pk} has ended {run.state}; nothing waits for {name!r} any more")
+    signal = Signal.objects.create(
+        run=run, name=name, payload=payload, dedup_id=dedup_id or None, sender=sender
+    )
+    _offer(signal)
     return signal
 
 

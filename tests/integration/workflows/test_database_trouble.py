@@ -13,11 +13,11 @@ from tests.sample.models import Effect
 from tests.sample.workflows import Ledger, Outside, Saga, SampleInput, write
 from tests.services import Services, switched_to
 from tests.threads import at_once
-from workflows import Operation, Retry, Workflow, clock, step, verify_history
-from workflows.engine import claiming, draining, session
+from workflows import Child, Operation, Retry, Workflow, clock, kill_run, step, verify_history
+from workflows.engine import claiming, control, draining, recording, session
 from workflows.engine.claiming import claim_run
 from workflows.engine.drive import advance
-from workflows.models import Run
+from workflows.models import Act, Run
 from workflows.states import RunState
 
 
@@ -122,6 +122,51 @@ def test_transaction_that_the_database_refuses_is_begun_again_from_scratch(fresh
         assert effects(run) == {"cross#0": 1}
         assert run.steps.get().attempt == 1, "a deadlock is the database's affair, not an attempt of the step"
     assert sum(Crossing.tries.values()) == 3, "no deadlock happened"
+
+
+class Parent(Workflow[SampleInput, str]):
+    class Meta:
+        name = "trouble.parent"
+
+    @step
+    def child(self, input: SampleInput) -> Child[str]:
+        return Ledger.child(input)
+
+
+@pytest.mark.case("E18")
+def test_kill_that_the_database_refuses_is_begun_again(
+    fresh_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one who kills has the parent and wants its child, whose worker has the child and wants to tell the parent."""
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite has one writer, and no deadlocks")
+    parent = Parent.start(SampleInput())
+    advance(parent.pk)
+    child = Run.objects.get(parent=parent)
+    connections.close_all()
+    both_have_one, tries = threading.Barrier(2), Counter[str]()
+
+    def hold(who: str, original: Any) -> Any:
+        def held(*arguments: Any, **options: Any) -> Any:
+            tries[who] += 1
+            if tries[who] == 1:
+                both_have_one.wait(10)
+            if who == "killer":  # so that it is the one who finds out, and is refused
+                connection.cursor().execute("SET LOCAL deadlock_timeout = '50ms'")
+            return original(*arguments, **options)
+
+        return held
+
+    monkeypatch.setattr(control, "note_act", hold("killer", control.note_act))
+    monkeypatch.setattr(recording, "tell_parent", hold("worker", recording.tell_parent))
+    acts = [lambda: kill_run(parent.pk, actor="alice", reason="enough"), lambda: advance(child.pk)]
+    at_once(2, lambda number: acts[number]())
+    parent.refresh_from_db()
+    child.refresh_from_db()
+    assert (parent.state, child.state) == (RunState.CANCELLED, RunState.SUCCEEDED)
+    assert tries == {"killer": 2, "worker": 1}, "no deadlock happened"
+    assert Act.objects.filter(action="kill").count() == 1
+    assert list(verify_history()) == []
 
 
 class Cut(Workflow[SampleInput, str]):
