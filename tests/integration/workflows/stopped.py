@@ -1,7 +1,7 @@
 """Workflows whose steps fail when a test says so, and what drives them with all their branches and children."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
@@ -22,8 +22,8 @@ from workflows.engine.migration import remember
 from workflows.engine.start import new_run
 from workflows.engine.troubles import fingerprint_of
 from workflows.history import Chain, output_digest
-from workflows.models import DeadLetter, Event, Run
-from workflows.states import DeadLetterState
+from workflows.models import Act, DeadLetter, Event, Run
+from workflows.states import DeadLetterState, RunState
 
 ONCE = Retry(attempts=1)
 
@@ -47,6 +47,7 @@ class Script:
 
 
 script = Script()
+BY = {"actor": "ops", "reason": "the bank said so"}
 
 
 class OrderInput(BaseModel):
@@ -284,14 +285,6 @@ def kinds(run: Run) -> list[str]:
     return list(run.events.order_by("seq").values_list("kind", flat=True))
 
 
-def quiet(monkeypatch: Any) -> Iterator[Script]:
-    """Send no messages, and begin with an empty script; the body of a fixture."""
-    monkeypatch.setattr("workflows.doorbell.send", lambda run: None)
-    script.clear()
-    yield script
-    script.clear()
-
-
 def stop_many(count: int, operation: str = "reserve#0") -> None:
     """Insert orders that stopped at a step, as their workers would have left them, a thousand at a time."""
     for start in range(0, count, 1000):
@@ -329,3 +322,15 @@ def stop_many(count: int, operation: str = "reserve#0") -> None:
         Run.objects.bulk_create(runs)
         Event.objects.bulk_create(events)
         DeadLetter.objects.bulk_create(letters)
+
+
+def nothing_changed(run: Run) -> bool:
+    before = run.history_seq
+    run.refresh_from_db()
+    return (
+        run.state == RunState.DEAD_LETTER
+        and run.lease_until is None
+        and run.history_seq == before
+        and the_letter().resolved_at is None
+        and not Act.objects.exists()
+    )

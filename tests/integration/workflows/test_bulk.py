@@ -1,11 +1,10 @@
 """One decision about many dead letters: the list is frozen, the pace is kept, and every item has its true outcome."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.integration.workflows import stopped
 from tests.integration.workflows.stopped import Script, stop_many
 from workflows import (
     NotPossibleError,
@@ -20,14 +19,9 @@ from workflows.engine.bulk import work_off_bulk
 from workflows.models import Act, BulkJob, DeadLetter, Run
 from workflows.sweeper import sweep
 
-pytestmark = [pytest.mark.sqlite_too, pytest.mark.django_db]
+pytestmark = [pytest.mark.sqlite_too, pytest.mark.django_db, pytest.mark.usefixtures("script")]
 BY = {"actor": "ops", "reason": "the bank is back"}
 FAST = 1_000_000
-
-
-@pytest.fixture(autouse=True)
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
-    yield from stopped.quiet(monkeypatch)
 
 
 def start(action: str = "replay", *, per_second: int = FAST, **more: Any) -> BulkJob:

@@ -2,27 +2,20 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.db import OperationalError
 
-from tests.integration.workflows import stopped
-from tests.integration.workflows.stopped import Script, stop_many
+from tests.integration.workflows.stopped import stop_many
 from tests.threads import at_once
 from workflows import count_items, discard_dead_letter, start_bulk, verify_history
 from workflows.engine import bulk
 from workflows.engine.bulk import work_off_bulk
 from workflows.models import Act, BulkJob, DeadLetter, Run
 
-pytestmark = pytest.mark.sqlite_too
+pytestmark = [pytest.mark.sqlite_too, pytest.mark.usefixtures("fresh_db", "script")]
 BY = {"actor": "ops", "reason": "the bank is back"}
-
-
-@pytest.fixture(autouse=True)
-def script(fresh_db: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
-    yield from stopped.quiet(monkeypatch)
 
 
 @pytest.fixture

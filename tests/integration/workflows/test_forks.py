@@ -1,7 +1,7 @@
 """A new run that begins where an older one stands: what is copied, who owns it, and who is refused."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from tests.integration.workflows import stopped
 from tests.integration.workflows.stopped import (
+    BY,
     Lines,
     Order,
     OrderInput,
@@ -39,13 +40,7 @@ from workflows.history import output_digest
 from workflows.models import Act, Payload, Run, VirtualObjectState
 from workflows.states import RunState
 
-pytestmark = [pytest.mark.sqlite_too, pytest.mark.django_db]
-BY = {"actor": "ops", "reason": "the bank said so"}
-
-
-@pytest.fixture(autouse=True)
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
-    yield from stopped.quiet(monkeypatch)
+pytestmark = [pytest.mark.sqlite_too, pytest.mark.django_db, pytest.mark.usefixtures("script")]
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """Several people at one dead letter, really at the same moment."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.integration.workflows import stopped
-from tests.integration.workflows.stopped import Lines, OrderInput, Script, finished, stop_at, the_letter
+from tests.integration.workflows.stopped import Lines, OrderInput, finished, stop_at, the_letter
 from tests.threads import at_once
 from workflows import (
     NotPossibleError,
@@ -23,7 +21,7 @@ from workflows import (
 from workflows.engine.decisions import compensate_dead_letter
 from workflows.models import Act, DeadLetter, Run
 
-pytestmark = pytest.mark.sqlite_too
+pytestmark = [pytest.mark.sqlite_too, pytest.mark.usefixtures("fresh_db", "script")]
 DECISIONS = {
     "replay": replay_dead_letter,
     "complete": lambda pk, **by: complete_dead_letter(pk, value="x", **by),
@@ -32,11 +30,6 @@ DECISIONS = {
     "discard": discard_dead_letter,
     "kill": kill_dead_letter,
 }
-
-
-@pytest.fixture(autouse=True)
-def script(fresh_db: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
-    yield from stopped.quiet(monkeypatch)
 
 
 def test_of_many_who_decide_at_once_one_is_heard() -> None:
