@@ -116,6 +116,7 @@ class RestateServer(Server):
 
 def start_service(log: Path, port: int) -> Process:
     """Start the service under hypercorn, with the settings that Restate's documentation gives for production."""
+    log.unlink(missing_ok=True)  # of the round before: who waits counts the lines that say it is up
     settings = log.with_suffix(".toml")
     settings.write_text(
         f"""
