@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pytest_django.plugin import DjangoDbBlocker
@@ -11,6 +11,9 @@ from pytest_django.plugin import DjangoDbBlocker
 from dalp.local import servers
 from tests import cases
 from tests.services import Live, Services, switched_to
+
+if TYPE_CHECKING:
+    from tests.integration.workflows.stopped import Script
 
 SERVICES = Services()
 os.environ.update(SERVICES.environment())
@@ -143,3 +146,14 @@ def start_anvil() -> Iterator[Callable[..., servers.AnvilServer]]:
 def anvil(start_anvil: Callable[..., servers.AnvilServer]) -> servers.AnvilServer:
     """A fresh chain, id 31337, that mines a block for each transaction. `.url`, `.rpc("eth_blockNumber")`."""
     return start_anvil()
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> "Iterator[Script]":
+    """What the steps of the workflows in `stopped` do, afresh. Nobody answers a doorbell."""
+    from tests.integration.workflows import stopped  # it needs Django's models
+
+    monkeypatch.setattr("workflows.doorbell.send", lambda run: None)
+    stopped.script.clear()
+    yield stopped.script
+    stopped.script.clear()

@@ -1,6 +1,6 @@
 """Approvals by the groups of a token, and completions by whoever holds the run's own token."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -10,7 +10,6 @@ from django.test import Client
 
 from dalp.models import ApiToken
 from tests.api.callers import API, Asking, Caller, GreetInput
-from tests.integration.workflows import stopped
 from tests.integration.workflows.stopped import Script, drive_all, finished
 from workflows import cancel_run
 from workflows.models import Approval, Run
@@ -19,9 +18,8 @@ pytestmark = [pytest.mark.sqlite_too, pytest.mark.django_db]
 
 
 @pytest.fixture(autouse=True)
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
+def _afresh(script: Script) -> None:
     Asking.tokens.clear()
-    yield from stopped.quiet(monkeypatch)
 
 
 @pytest.fixture

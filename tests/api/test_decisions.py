@@ -1,6 +1,5 @@
 """What people decide about dead letters over REST, one by one and many at once."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,13 +20,8 @@ from tests.integration.workflows.stopped import (
 from workflows.engine.bulk import work_off_bulk
 from workflows.models import BulkJob, DeadLetter, Run
 
-pytestmark = [pytest.mark.sqlite_too, pytest.mark.django_db]
+pytestmark = [pytest.mark.sqlite_too, pytest.mark.django_db, pytest.mark.usefixtures("script")]
 REASON = {"reason": "the bank said so"}
-
-
-@pytest.fixture(autouse=True)
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
-    yield from stopped.quiet(monkeypatch)
 
 
 def decide(caller: Caller, name: str, body: Any = None, **arguments: Any) -> Any:

@@ -1,6 +1,5 @@
 """What people do to a run over REST: signals, cancelling, pausing, killing, forking."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,14 +10,9 @@ from tests.integration.workflows.stopped import Lines, Order, OrderInput, Script
 from workflows.engine.drive import advance
 from workflows.models import Act, Run, Signal
 
-pytestmark = pytest.mark.sqlite_too
+pytestmark = [pytest.mark.sqlite_too, pytest.mark.usefixtures("script")]
 ACTS = ["cancel", "pause", "compensate", "kill"]
 REASON = {"reason": "the customer said so"}
-
-
-@pytest.fixture(autouse=True)
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
-    yield from stopped.quiet(monkeypatch)
 
 
 @pytest.fixture

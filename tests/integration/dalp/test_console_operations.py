@@ -3,7 +3,6 @@ breaks, nothing sensitive is shown, and a list of many rows asks as often as a l
 """
 
 import json
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import pytest
@@ -17,7 +16,7 @@ from django.urls import reverse
 from pydantic import BaseModel
 
 from dalp.console import site
-from tests.integration.workflows.stopped import drive_all, quiet
+from tests.integration.workflows.stopped import drive_all
 from workflows import (
     ApprovalRequest,
     Approved,
@@ -40,6 +39,7 @@ from workflows.models import Act, Approval, BulkJob, DeadLetter, Limit, Run, Vir
 from workflows.redaction import HIDDEN, Sensitive
 from workflows.schedules.models import Schedule
 
+pytestmark = pytest.mark.usefixtures("db", "script")
 ONCE = Retry(attempts=1)
 SECRET = "DE89-3704-0044"
 
@@ -98,12 +98,6 @@ class Safe(VirtualObject[SafeState]):
     def set(self, pin: str) -> int:
         self.state.pin = pin
         return 1
-
-
-@pytest.fixture(autouse=True)
-def _quiet(monkeypatch: pytest.MonkeyPatch, db: None) -> Iterator[None]:
-    for _ in quiet(monkeypatch):
-        yield
 
 
 @pytest.fixture

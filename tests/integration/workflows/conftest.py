@@ -9,7 +9,6 @@ import pytest
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from tests.integration.workflows.stopped import Script
     from workflows.models import Run
     from workflows.testing import Engine
 
@@ -131,14 +130,3 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> "Callable[[datetime], None]":
     """Set the time; it then stands still. Nobody answers a doorbell."""
     monkeypatch.setattr("workflows.doorbell.send", lambda run: None)
     return lambda instant: monkeypatch.setattr("workflows.clock.now", lambda: instant)
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> "Iterator[Script]":
-    """What the steps of the workflows in `stopped` do, afresh. Nobody answers a doorbell."""
-    from tests.integration.workflows import stopped  # it needs Django's models
-
-    monkeypatch.setattr("workflows.doorbell.send", lambda run: None)
-    stopped.script.clear()
-    yield stopped.script
-    stopped.script.clear()
