@@ -15,7 +15,6 @@ import requests
 import urllib3
 from django.conf import settings
 from requests.adapters import HTTPAdapter
-from web3 import HTTPProvider
 
 from signer.errors import CallRevertedError, RpcError, RpcNodeError, RpcRejectedError, RpcTransportError
 from signer.rpc_errors import innermost_message
@@ -46,23 +45,17 @@ def _session() -> requests.Session:
     return session
 
 
-class _Provider(HTTPProvider):
-    """web3's provider, with the bytes of a request sent exactly once."""
-
-    def post(self, body: bytes) -> bytes:
-        assert self.endpoint_uri is not None
-        return self._request_session_manager.make_post_request(
-            self.endpoint_uri, body, **self.get_request_kwargs()
-        )
-
-
 class Rpc:
     """A node's JSON-RPC interface. Holds the URL; shows only the host."""
 
     def __init__(self, url: str, timeout: float | None = None) -> None:
+        from signer.provider import (
+            Provider,  # loads web3, which takes half a second that most processes can spare
+        )
+
         self.host = urlsplit(url).hostname or "?"
         seconds = settings.SIGNER["rpc_timeout_seconds"] if timeout is None else timeout
-        self._provider = _Provider(
+        self._provider = Provider(
             url,
             request_kwargs={"timeout": (min(CONNECT_SECONDS, seconds), seconds), "allow_redirects": False},
             session=_session(),

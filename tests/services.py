@@ -75,6 +75,8 @@ class Services:
             "DEBUG": "true",
             "EMAIL_URL": "consolemail://",
             "PYTHONUNBUFFERED": "1",
+            # Made once by the tests, they need not be made by each of some hundred workers.
+            "CELERY_SKIP_CHECKS": "true",
             # A team's own app, with the workflows that the tests of the engine run.
             "DALP_APPS": "tests.sample",
         }

@@ -123,7 +123,7 @@ def test_no_error_shows_the_key_in_the_url() -> None:
 def test_turned_away_is_not_sent(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     import requests
 
-    from signer import rpc as module
+    from signer import provider as module
 
     response = requests.Response()
     response.status_code, response.url = status, "http://node.example/key"
@@ -131,7 +131,7 @@ def test_turned_away_is_not_sent(status: int, monkeypatch: pytest.MonkeyPatch) -
     def refuse(self: object, body: bytes) -> bytes:
         raise requests.HTTPError(response=response)
 
-    monkeypatch.setattr(module._Provider, "post", refuse)
+    monkeypatch.setattr(module.Provider, "post", refuse)
     [answer] = Rpc("http://node.example/key").batch([(SEND, ["0x00"])])
     assert isinstance(answer, RpcRejectedError)
     assert "key" not in answer.message

@@ -58,16 +58,16 @@ def test_item_that_the_database_refuses_for_a_moment_is_done_by_the_next_pass(
 
 @pytest.mark.case("E55")
 @pytest.mark.timeout(600)
-def test_two_thousand_are_replayed_with_true_counts() -> None:
-    stop_many(2_000)
+def test_a_thousand_are_replayed_with_true_counts() -> None:
+    stop_many(1_000)
     for letter in DeadLetter.objects.order_by("pk")[100:110]:
         discard_dead_letter(letter.pk, actor="early", reason="before")
     job = start_bulk("replay", DeadLetter.objects.all(), per_second=1_000_000, **BY)
-    assert job.total == 1_990
+    assert job.total == 990
     for letter in DeadLetter.objects.order_by("pk")[500:507]:
         discard_dead_letter(letter.pk, actor="eve", reason="meanwhile")
     while work_off_bulk(seconds=60):
         pass
-    assert count_items(job) == {"PENDING": 0, "DONE": 1_983, "FAILED": 0, "SKIPPED": 7}
-    assert Run.objects.filter(state="READY").count() == 1_983
+    assert count_items(job) == {"PENDING": 0, "DONE": 983, "FAILED": 0, "SKIPPED": 7}
+    assert Run.objects.filter(state="READY").count() == 983
     assert list(verify_history()) == []
