@@ -7,8 +7,8 @@ SETUP  := $(VENV)/.installed node_modules/.installed
 PEERS  := .peers
 # For tools that load the settings but touch no database.
 LOCAL  := DEBUG=true DATABASE_URL=sqlite://:memory:
-# Two processes of tests, each with servers of its own. Whoever has done its half takes from the other's.
-BESIDE := -n 2 --dist worksteal
+# Three processes of tests, for they wait much, each with servers of its own. Whoever is done takes from the others.
+BESIDE := -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint format types imports migrations bench bench-peers chaos cases lock clean

@@ -36,6 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark in item.iter_markers("case"):
             if unknown := [case for case in mark.args if case not in known]:
                 raise pytest.UsageError(f"{item.nodeid}: no such failure case in tests/cases.txt: {unknown}")
+    # What may take longest begins first, so that no process is left with it at the end.
+    items.sort(key=lambda item: -_patience(item))
+
+
+def _patience(item: pytest.Item) -> float:
+    """Return how many seconds more than the others a test may take."""
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0]) if mark else 0
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

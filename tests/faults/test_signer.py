@@ -150,6 +150,7 @@ def test_replacement_cut_off_by_a_crash_is_one_execution_whichever_hash_is_mined
     assert row.winner_id in (first.pk, second.pk)
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.sqlite_too
 @pytest.mark.case("S12")
 def test_three_hundred_transactions_survive_a_worker_killed_every_two_seconds(

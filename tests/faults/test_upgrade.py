@@ -88,6 +88,7 @@ def effects_wanted(run: Run) -> set[str]:
     return {f"{run.pk}:{operation}" for operation in rows.values_list("operation_id", flat=True)}
 
 
+@pytest.mark.timeout(240)
 def test_everything_under_way_ends_well_while_the_workers_are_replaced(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
