@@ -224,6 +224,20 @@ def test_released_object_goes_on_and_the_replayed_call_queues_again(drive: Drive
     assert Released("a").read() == ["a", "late", "b"], "it came first, and so is the next one"
 
 
+def test_object_is_released_by_a_call_that_no_code_can_carry_on_any_more(drive: Drive) -> None:
+    stranded, other = (Released("a").append(value).start() for value in "ab")
+    long_ago = stranded.created_at.replace(year=2020)
+    Run.objects.filter(pk=stranded.pk).update(fingerprint="?", wake_at=long_ago)
+    sweep()
+    stranded.refresh_from_db()
+    assert (stranded.state, holder("released:a")) == (RunState.DEAD_LETTER, other)
+    drive(other)
+    Run.objects.filter(pk=stranded.pk).update(fingerprint=other.fingerprint)
+    replay_dead_letter(stranded.dead_letters.get().pk, actor="ops", reason="deployed")
+    drive(stranded)
+    assert Released("a").read() == ["b", "a"]
+
+
 @pytest.mark.case("E42")
 def test_replayed_call_that_had_waited_does_not_change_the_state_a_second_time(drive: Drive) -> None:
     asking = Released("a").ask("first").start()
