@@ -21,6 +21,7 @@ from workflows.engine import decisions
 from workflows.engine.acts import note_act
 from workflows.engine.replay import replay_dead_letter
 from workflows.errors import FencedError, NotPossibleError, WorkflowError
+from workflows.history import output_digest
 from workflows.leases import Claim, claim, release
 from workflows.models import DeadLetter
 from workflows.states import DeadLetterState
@@ -80,7 +81,9 @@ def start_bulk(
         if job.total == 0:
             raise NotPossibleError("none of these dead letters is open")
         job.save(update_fields=["total"])
-        note_act(actor, f"bulk_{action}", f"bulk:{job.pk}", reason, count=job.total, **job.parameters)
+        # A value may be of a sensitive field: the record says which it was, and doesn't show it.
+        digests = {f"{name}_digest": output_digest(value) for name, value in job.parameters.items()}
+        note_act(actor, f"bulk_{action}", f"bulk:{job.pk}", reason, count=job.total, **digests)
     return job
 
 

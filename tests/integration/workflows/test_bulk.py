@@ -16,6 +16,7 @@ from workflows import (
 )
 from workflows.engine import bulk
 from workflows.engine.bulk import work_off_bulk
+from workflows.history import output_digest
 from workflows.models import Act, BulkJob, DeadLetter, Run
 from workflows.sweeper import sweep
 
@@ -93,6 +94,8 @@ def test_letter_that_can_not_be_decided_about_so_says_why_and_stays_open(script:
 def test_value_completes_them_all(script: Script) -> None:
     stop_many(3)
     assert done(start("complete", parameters={"value": "by hand"})) == {"DONE": 3}
+    details = Act.objects.get(action="bulk_complete").details
+    assert details == {"count": 3, "value_digest": output_digest("by hand")}
     assert Run.objects.filter(operation="pay#0", state="READY").count() == 3
 
 
