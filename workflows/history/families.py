@@ -68,7 +68,7 @@ def _locked(ids: list[Any]) -> list[Family]:
         locked = _lock(frontier)
         found |= locked
         refused |= set(frontier) - locked.keys()
-        for one, other in _ties(frontier, locked.values()):
+        for one, other in _ties(locked):
             groups.join(one, other)
         frontier = [pk for pk in groups.members() if pk not in found and pk not in refused]
     families: dict[Any, Family] = {}
@@ -89,14 +89,17 @@ def _lock(ids: list[Any]) -> dict[Any, Run]:
     return locked
 
 
-def _ties(ids: list[Any], runs: Iterable[Run]) -> Iterator[tuple[Any, Any]]:
-    """Yield the pairs of runs that belong together, of which one is among those given."""
-    for run in runs:
+def _ties(locked: dict[Any, Run]) -> Iterator[tuple[Any, Any]]:
+    """Yield the pairs of runs that belong together, of which one is among those given.
+
+    Not of those that somebody else has: of two who want a family, the one that has its head must get the rest, too.
+    """
+    for run in locked.values():
         yield run.pk, run.pk
         for other in (run.parent_id, run.forked_from_id):
             if other is not None:
                 yield run.pk, other
-    for chunk in chunks(ids):
+    for chunk in chunks(locked):
         yield from Run.objects.filter(parent_id__in=chunk).values_list("parent_id", "pk")
         yield from Run.objects.filter(forked_from_id__in=chunk).values_list("forked_from_id", "pk")
 
