@@ -57,7 +57,7 @@ def check_lanes() -> list[Finding]:
         detail = f"{waiting} waiting, {flying['count']} in flight, next nonce {lane.next_nonce}"
         if lane.state == LaneState.BLOCKED:
             findings.append(
-                Finding(name, False, f"blocked: {lane.blocked_reason}", "Find out who else uses the key.")
+                Finding(name, False, f"blocked: {lane.state_reason}", "Find out who else uses the key.")
             )
         elif flying["since"] and timezone.now() - flying["since"] > STUCK_AFTER:
             minutes = (timezone.now() - flying["since"]).seconds // 60

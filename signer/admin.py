@@ -137,7 +137,7 @@ class LaneAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
 
     @display(description="Blocked because")
     def blocked(self, lane: Lane) -> str:
-        return alarm(lane.blocked_reason if lane.state == LaneState.BLOCKED else "")
+        return alarm(lane.state_reason if lane.state == LaneState.BLOCKED else "")
 
     @display(description="Oldest waits for", ordering="oldest_at")
     def oldest(self, lane: Any) -> str:

@@ -276,7 +276,7 @@ class Drain:
 
     def _block(self, reason: str) -> None:
         with transaction.atomic():
-            guard(self.held, state=LaneState.BLOCKED, blocked_reason=reason)
+            guard(self.held, state=LaneState.BLOCKED, state_reason=reason)
         self.lane.state = LaneState.BLOCKED
         log.error("lane_blocked", reason=reason)
 

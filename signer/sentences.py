@@ -11,7 +11,7 @@ from signer.states import FINAL, WAITING, LaneState, SubState, TransactionState
 
 # What a reason for waiting leaves out, as far as our own rows know it.
 DETAILS = {
-    SubState.LANE_BLOCKED: "waits for a person, the lane is blocked: {lane.blocked_reason}",
+    SubState.LANE_BLOCKED: "waits for a person, the lane is blocked: {lane.state_reason}",
     SubState.INSUFFICIENT_FUNDS: "waits for funds: the sender cannot pay {cost}",
     SubState.NODE_UNAVAILABLE: "waits for a node of {chain}: none answers, or it turns us away",
     SubState.SIGNER_UNAVAILABLE: "waits for keyguard: the sender's key cannot sign at the moment",

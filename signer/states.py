@@ -127,10 +127,43 @@ class Purpose(TextChoices):
 
 
 class LaneState(TextChoices):
+    """Whether a lane gives out nonces. What has one is seen through in every state."""
+
     ACTIVE = "ACTIVE"
-    BLOCKED = "BLOCKED"
+    PAUSED = "PAUSED", "paused by a person"
+    DRAINING = "DRAINING", "drains: paused as soon as nothing is in flight"
+    BLOCKED = "BLOCKED", "blocked: something is wrong, a person must look"
+
+
+class Envelope(TextChoices):
+    """The kinds of transactions that chains know (EIP-2718)."""
+
+    LEGACY = "LEGACY", "legacy"
+    ACCESS_LIST = "ACCESS_LIST", "access list (EIP-2930)"
+    DYNAMIC_FEE = "DYNAMIC_FEE", "dynamic fee (EIP-1559)"
+    BLOB = "BLOB", "blob (EIP-4844)"
+    SET_CODE = "SET_CODE", "set code (EIP-7702)"
+
+
+class Finality(TextChoices):
+    DEPTH = "DEPTH", "a number of confirmations"
+    FINALIZED = "FINALIZED", "the chain's finalized block"
 
 
 class FeeMarket(TextChoices):
     EIP1559 = "EIP1559", "EIP-1559"
     LEGACY = "LEGACY", "gas price"
+
+
+class IncidentKind(TextChoices):
+    """What a person is told of. Each has a section of its own in docs/operating.md."""
+
+    DEEP_REORG = "DEEP_REORG", "a reorganisation deeper than the confirmations"
+    LANE_BLOCKED = "LANE_BLOCKED", "a lane is blocked"
+    FEE_CAPPED = "FEE_CAPPED", "the market's fee has been above the ceiling for long"
+    LOW_BALANCE = "LOW_BALANCE", "an address runs out of money"
+    CHAIN_UNREACHABLE = "CHAIN_UNREACHABLE", "no node of a chain can be used"
+    WRONG_CHAIN = "WRONG_CHAIN", "an endpoint serves another chain than the one registered"
+    NODE_ANOMALY = "NODE_ANOMALY", "a node said something that cannot be true"
+    UNKNOWN_ERROR = "UNKNOWN_ERROR", "a node refuses in words that no rule knows"
+    INDEX_FAILED = "INDEX_FAILED", "a handler of events fails"

@@ -57,7 +57,7 @@ def alarms() -> list[dict[str, str]]:
         found += blocked_objects()
     for lane in Lane.objects.filter(state=LaneState.BLOCKED)[:SHOWN]:
         link = reverse("admin:signer_lane_change", args=[lane.pk])
-        found.append({"text": f"lane {lane} is blocked: {lane.blocked_reason}", "link": link})
+        found.append({"text": f"lane {lane} is blocked: {lane.state_reason}", "link": link})
     for schedule in Schedule.objects.filter(enabled=True, last_error__isnull=False)[:SHOWN]:
         link = reverse("admin:workflows_schedule_change", args=[schedule.pk])
         code = (schedule.last_error or {}).get("code")

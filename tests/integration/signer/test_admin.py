@@ -145,7 +145,7 @@ def test_contract_creation_shows_what_it_created(client: Client, stage: Stage) -
 
 
 def test_blocked_lane_says_why_on_its_page_and_on_what_waits_in_it(client: Client, stage: Stage) -> None:
-    Lane.objects.update(state="BLOCKED", blocked_reason="somebody else signs")
+    Lane.objects.update(state="BLOCKED", state_reason="somebody else signs")
     row, lane = stage.submit(), stage.lane
     for page in ("lane/", f"lane/{lane.pk}/change/"):
         assert "somebody else signs" in shown(client, f"/admin/signer/{page}")

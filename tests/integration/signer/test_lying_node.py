@@ -204,7 +204,7 @@ def test_nonce_used_by_a_stranger_stops_the_lane_and_executes_nothing_again(
     assert state(waiting) == (TransactionState.QUEUED, "LANE_BLOCKED")
     lane = Lane.objects.get()
     assert lane.state == "BLOCKED"
-    assert "nonce 0" in lane.blocked_reason
+    assert "nonce 0" in lane.state_reason
 
 
 @pytest.mark.case("S80")
@@ -219,7 +219,7 @@ def test_chain_ahead_of_the_database_stops_the_lane(manual: Stage) -> None:
     row = manual.submit()
     manual.drain()
     assert state(row) == (TransactionState.QUEUED, "LANE_BLOCKED")
-    assert "nonce 1" in manual.lane.blocked_reason
+    assert "nonce 1" in manual.lane.state_reason
 
 
 def test_address_that_others_are_sending_from_is_not_used(manual: Stage) -> None:

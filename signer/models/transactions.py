@@ -1,23 +1,17 @@
-"""The rows of the signer. The database refuses what the invariants forbid; Redis only says where to look.
+"""Lanes, the transactions in them, and everything that was signed for each."""
 
-Upheld here: a nonce of a lane belongs to one transaction for ever; only what has a nonce is in flight; an attempt's
-bytes and hash never change and no attempt is ever deleted (triggers, see migration 0002).
-"""
-
-from urllib.parse import urlsplit
-
-from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from signer.fields import WeiField
+from signer.models.chains import Chain
 from signer.states import (
     IN_FLIGHT,
     WAITING,
     AttemptState,
-    FeeMarket,
+    Envelope,
     LaneState,
     Purpose,
     SubState,
@@ -25,48 +19,6 @@ from signer.states import (
     TransactionState,
 )
 from workflows import Leased, uuid7
-
-# 500 gwei: far above any ordinary market, far below what empties an account.
-DEFAULT_FEE_CEILING_WEI = 500_000_000_000
-
-
-class Chain(Leased):
-    """An EVM network. The lease is its receipt watcher's: one process at a time reads receipts of a chain."""
-
-    chain_id = models.BigIntegerField(primary_key=True, validators=[MinValueValidator(1)])
-    name = models.CharField(max_length=100)
-    genesis_hash = models.CharField(max_length=66)
-    fee_market = models.CharField(max_length=10, choices=FeeMarket, default=FeeMarket.EIP1559)
-    confirmations = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)])
-    block_time_ms = models.PositiveIntegerField(default=12_000, validators=[MinValueValidator(1)])
-    max_in_flight = models.PositiveIntegerField(default=16, validators=[MinValueValidator(1)])
-    max_fee_per_gas_wei = WeiField(default=DEFAULT_FEE_CEILING_WEI)
-    head_number = models.BigIntegerField(null=True, blank=True)
-    head_seen_at = models.DateTimeField(null=True, blank=True)
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.chain_id})"
-
-
-class Endpoint(models.Model):
-    """A node of a chain. The URL holds the provider's API key: only its host is ever shown."""
-
-    chain = models.ForeignKey(Chain, on_delete=models.CASCADE, related_name="endpoints")
-    url = models.TextField()
-    position = models.PositiveSmallIntegerField(default=0)
-
-    class Meta:
-        ordering = ("position", "id")
-        constraints = (
-            models.UniqueConstraint(fields=["chain", "url"], name="signer_endpoint_chain_url_unique"),
-        )
-
-    def __str__(self) -> str:
-        return self.host
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.url).hostname or "?"
 
 
 class Lane(Leased):
@@ -77,7 +29,9 @@ class Lane(Leased):
     address = models.CharField(max_length=42)
     next_nonce = models.BigIntegerField(null=True, blank=True)  # unknown until the chain was asked once
     state = models.CharField(max_length=10, choices=LaneState, default=LaneState.ACTIVE)
-    blocked_reason = models.TextField(default="", blank=True)
+    state_reason = models.TextField(default="", blank=True)  # why it gives out no nonces
+    # How many may be in flight now, between 1 and the chain's limit: less after a pool had no room, more again later.
+    in_flight_cap = models.PositiveIntegerField(null=True, blank=True)
     looked_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(db_default=Now())
 
@@ -85,8 +39,8 @@ class Lane(Leased):
         constraints = (
             models.UniqueConstraint(fields=["chain", "address"], name="signer_lane_chain_address_unique"),
             models.CheckConstraint(
-                name="signer_lane_blocked_says_why",
-                condition=~Q(state=LaneState.BLOCKED) | ~Q(blocked_reason=""),
+                name="signer_lane_that_stands_says_why",
+                condition=Q(state=LaneState.ACTIVE) | ~Q(state_reason=""),
             ),
         )
 
@@ -108,7 +62,11 @@ class Transaction(models.Model):
     value = WeiField(default=0)
     data = models.TextField(default="0x")
     gas_limit = models.BigIntegerField(null=True, blank=True)
+    envelope = models.CharField(max_length=12, choices=Envelope, default=Envelope.DYNAMIC_FEE)
+    access_list = models.JSONField(null=True, blank=True)
+    authorizations = models.JSONField(null=True, blank=True)
     speed = models.CharField(max_length=10, default="standard")
+    priority = models.SmallIntegerField(default=0)  # higher first; among equals in the order of submission
     valid_until = models.DateTimeField(null=True, blank=True)
     scope = models.CharField(max_length=100, default="", blank=True)
     idempotency_key = models.CharField(max_length=255)
@@ -116,7 +74,9 @@ class Transaction(models.Model):
     correlation_id = models.CharField(max_length=100, default="", blank=True)
     label = models.CharField(max_length=200, default="", blank=True)
     error = models.JSONField(null=True, blank=True)
-    # What it becomes when a no-op at its nonce is mined instead of it: FAILED or EXPIRED; blank: no no-op is wanted.
+    # What a person asked for: {} to be raised now, or the fees to offer; NULL when there is nothing to do.
+    speed_up = models.JSONField(null=True, blank=True)
+    # What it becomes when a no-op at its nonce is mined instead of it: FAILED, EXPIRED or CANCELLED; blank: none is wanted.
     noop_outcome = models.CharField(max_length=20, choices=TransactionState, default="", blank=True)
     winner = models.ForeignKey("Attempt", on_delete=models.PROTECT, null=True, blank=True, related_name="+")
     block_number = models.BigIntegerField(null=True, blank=True)
@@ -191,6 +151,7 @@ class Attempt(models.Model):
     nonce = models.BigIntegerField()
     max_fee_per_gas_wei = WeiField()
     max_priority_fee_per_gas_wei = WeiField()
+    max_fee_per_blob_gas_wei = WeiField(default=0)  # of a blob transaction alone
     gas_limit = models.BigIntegerField()
     value = WeiField()
     raw = models.BinaryField()
@@ -220,30 +181,5 @@ class Attempt(models.Model):
 
     @property
     def max_cost_wei(self) -> int:
-        """The most this attempt can take from the balance."""
+        """The most this attempt can take from the balance, but for blobs and the fee of a chain below."""
         return int(self.gas_limit) * int(self.max_fee_per_gas_wei) + int(self.value)
-
-
-class Block(models.Model):
-    """A header as a node reported it. Canonical rows of neighbouring numbers are linked by parent hash."""
-
-    chain = models.ForeignKey(Chain, on_delete=models.CASCADE, related_name="blocks")
-    number = models.BigIntegerField()
-    hash = models.CharField(max_length=66)
-    parent_hash = models.CharField(max_length=66)
-    canonical = models.BooleanField(default=True)
-    seen_at = models.DateTimeField(db_default=Now())
-
-    class Meta:
-        constraints = (
-            models.UniqueConstraint(fields=["chain", "hash"], name="signer_block_chain_hash_unique"),
-            # One truth at a time: a fork's block must be put aside before another takes its number.
-            models.UniqueConstraint(
-                fields=["chain", "number"],
-                name="signer_block_chain_number_unique",
-                condition=Q(canonical=True),
-            ),
-        )
-
-    def __str__(self) -> str:
-        return f"{self.number} {self.hash}"

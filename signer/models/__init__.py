@@ -1,0 +1,11 @@
+"""The rows of the signer. The database refuses what the invariants forbid; Redis only says where to look.
+
+Upheld here: a nonce of a lane belongs to one transaction for ever; only what has a nonce is in flight; an attempt's
+bytes and hash never change and no attempt is ever deleted (triggers, see migration 0002).
+"""
+
+from signer.models.chains import Block, Chain, Endpoint
+from signer.models.incidents import Act, Incident
+from signer.models.transactions import Attempt, Lane, Transaction
+
+__all__ = ["Act", "Attempt", "Block", "Chain", "Endpoint", "Incident", "Lane", "Transaction"]
