@@ -221,6 +221,8 @@ SIGNER = knobs(
     bump_after_seconds=30,
     rpc_timeout_seconds=8,
     watch_slice_seconds=3,
+    fee_capped_alert_seconds=600,
+    recheck_seconds=300,
 )
 IDENTITY_PROVIDER_URL = env.str("IDENTITY_PROVIDER_URL", default="")
 

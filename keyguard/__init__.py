@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from keyguard.errors import ApprovalPendingError as ApprovalPendingError
     from keyguard.errors import Disposition as Disposition
     from keyguard.errors import IdempotencyConflictError as IdempotencyConflictError
     from keyguard.errors import KekError as KekError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from keyguard.signing import sign_transactions as sign_transactions
 
 _LAZY = {
+    "ApprovalPendingError": ("keyguard.errors", "ApprovalPendingError"),
     "Disposition": ("keyguard.errors", "Disposition"),
     "IdempotencyConflictError": ("keyguard.errors", "IdempotencyConflictError"),
     "KekError": ("keyguard.errors", "KekError"),
@@ -41,6 +43,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "ApprovalPendingError",
     "Disposition",
     "IdempotencyConflictError",
     "KekError",

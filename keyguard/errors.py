@@ -97,6 +97,15 @@ class KeyNotActiveError(KeyguardError):
     disposition = Disposition.PARK
 
 
+class ApprovalPendingError(KeyguardError):
+    """People are asked first; asked again after they said yes, the same request is signed."""
+
+    code = "KEYGUARD_APPROVAL_PENDING"
+    cause = "The key's policy asks people first."
+    remedy = "Wait for their decision."
+    disposition = Disposition.PARK
+
+
 class IdempotencyConflictError(KeyguardError):
     """The idempotency key was used for another payload (409)."""
 

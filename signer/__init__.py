@@ -19,21 +19,24 @@ from signer.states import AttemptState, LaneState, SubState, TransactionState
 
 if TYPE_CHECKING:
     from signer.chains import check_chain, find_chain, register_chain
-    from signer.models import Attempt, Block, Chain, Endpoint, Lane, Transaction
+    from signer.models import Act, Attempt, Block, Chain, Endpoint, Incident, Lane, Transaction
     from signer.reader import Reader, chain_reader
     from signer.settling import receipt_of
-    from signer.submission import submit_transaction
+    from signer.submission import submit_transaction, submit_transactions
 
 # These need Django's models, which are not loaded yet when this package is first imported.
 _LAZY = {
-    **dict.fromkeys(("Attempt", "Block", "Chain", "Endpoint", "Lane", "Transaction"), "signer.models"),
+    **dict.fromkeys(
+        ("Act", "Attempt", "Block", "Chain", "Endpoint", "Incident", "Lane", "Transaction"), "signer.models"
+    ),
     **dict.fromkeys(("check_chain", "find_chain", "register_chain"), "signer.chains"),
     **dict.fromkeys(("Reader", "chain_reader"), "signer.reader"),
     "receipt_of": "signer.settling",
-    "submit_transaction": "signer.submission",
+    **dict.fromkeys(("submit_transaction", "submit_transactions"), "signer.submission"),
 }
 
 __all__ = [
+    "Act",
     "Address",
     "Attempt",
     "AttemptState",
@@ -45,6 +48,7 @@ __all__ = [
     "Endpoint",
     "HexData",
     "IdempotencyConflictError",
+    "Incident",
     "Lane",
     "LaneState",
     "Log",
@@ -69,6 +73,7 @@ __all__ = [
     "receipt_of",
     "register_chain",
     "submit_transaction",
+    "submit_transactions",
 ]
 
 

@@ -155,6 +155,11 @@ class Contract:
         """Return the reason in a revert's data, with the custom errors of this ABI."""
         return decode_revert(data, self.abi)
 
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        """The custom errors of this ABI: what a transaction request needs to have its reverts understood."""
+        return [dict(entry) for entry in self.abi if entry["type"] == "error"]
+
     @cached_property
     def _functions(self) -> list[Mapping[str, Any]]:
         return [entry for entry in self.abi if entry["type"] == "function"]

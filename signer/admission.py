@@ -1,15 +1,16 @@
 """Which of the waiting transactions get a nonce now, decided from numbers alone.
 
-First come, first served: the first one that must wait makes all behind it wait, so nonces keep the order of
-submission. One that can never be executed leaves without using a nonce. One whose gas the node cannot estimate, in
+Higher priority first, then first come, first served: the first one that must wait makes all behind it wait, so nonces
+keep that order. One that can never be executed leaves without using a nonce. One whose gas the node cannot estimate, in
 words that are not understood, waits alone: the fault may be its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from signer.abi import decode_revert
 from signer.errors import CallRevertedError, RpcError, RpcNodeError
 from signer.fees import Fees
 from signer.market import Market
@@ -22,6 +23,10 @@ GAS_MARGIN_PERCENT = 120
 PLAIN_TRANSFER_GAS = 21_000
 # Nodes drop what queues far beyond a block, so no more gas than this share of one is in flight per lane.
 BLOCK_SHARE_PERCENT = 90
+# The chain below may ask more by the time the transaction is mined.
+L1_FEE_MARGIN_PERCENT = 125
+L1_FEE_SELECTOR = "0x49948e0e"  # getL1Fee(bytes), OP Stack's GasPriceOracle
+ENVELOPE_BYTES = 130  # nonce, fees, addresses and signature around the data
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,11 @@ class Ready:
     transaction: Transaction
     gas_limit: int
     fees: Fees
+    l1_fee_wei: int = 0
 
     @property
     def max_cost_wei(self) -> int:
-        return self.gas_limit * self.fees.max_fee_per_gas_wei + self.transaction.value
+        return self.gas_limit * self.fees.max_fee_per_gas_wei + self.transaction.value + self.l1_fee_wei
 
 
 @dataclass
@@ -42,47 +48,96 @@ class Admission:
     """What becomes of each candidate."""
 
     ready: list[Ready] = field(default_factory=list)
-    refused: dict[UUID, dict[str, str]] = field(
-        default_factory=dict
-    )  # the error of those that can never be executed
+    # The error of those that can never be executed.
+    refused: dict[UUID, dict[str, str]] = field(default_factory=dict)
     unclear: dict[UUID, str] = field(default_factory=dict)  # the node's words about those that wait alone
     waiting: list[UUID] = field(default_factory=list)
     why: SubState = SubState.NONE  # of those that wait
 
 
-def estimate_call(row: Transaction, address: str) -> tuple[str, list[Any]]:
-    """Return the call that asks how much gas the transaction takes."""
-    call = {"from": address, "value": hex(row.value), "data": row.data}
+Call = tuple[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked of a node about the candidates, and which of them each question is about."""
+
+    calls: Sequence[Call]
+    gas: Sequence[UUID]
+    l1: Sequence[UUID]
+
+    def answers(self, given: Sequence[Any]) -> "Answers":
+        """Sort the node's answers, which come in the order of `calls`."""
+        gas, l1 = given[: len(self.gas)], given[len(self.gas) :]
+        return Answers(dict(zip(self.gas, gas, strict=True)), dict(zip(self.l1, l1, strict=True)))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Results or RpcErrors by transaction."""
+
+    gas: Mapping[UUID, Any]  # of eth_estimateGas, or of eth_call where the gas limit is given
+    l1: Mapping[UUID, Any]  # what the data costs on the chain below
+
+
+def questions(rows: Sequence[Transaction], address: str, l1_fee_oracle: str = "") -> Questions:
+    """Return what to ask: a simulation of each that wants one, and the fee of the chain below where there is one.
+
+    The simulation is eth_estimateGas, or eth_call for one that comes with its gas limit.
+    """
+    asked = [row for row in rows if row.simulate]
+    below = list(rows) if l1_fee_oracle else []
+    calls = [_simulation(row, address) for row in asked] + [_l1_fee(row, l1_fee_oracle) for row in below]
+    return Questions(calls, [row.pk for row in asked], [row.pk for row in below])
+
+
+def _simulation(row: Transaction, address: str) -> Call:
+    call: dict[str, Any] = {"from": address, "value": hex(row.value), "data": row.data}
     if row.to:
         call["to"] = row.to
-    return ("eth_estimateGas", [call, "latest"])
+    if row.access_list:
+        call["accessList"] = row.access_list
+    if row.gas_limit is None:
+        return ("eth_estimateGas", [call, "latest"])
+    return ("eth_call", [call | {"gas": hex(row.gas_limit)}, "latest"])
+
+
+def _l1_fee(row: Transaction, oracle: str) -> Call:
+    """Ask for the fee of as many bytes as the transaction will have; what is not known yet counts as incompressible."""
+    body = bytes.fromhex(row.data[2:]) + b"\xff" * ENVELOPE_BYTES
+    padded = body + bytes(-len(body) % 32)
+    data = f"{L1_FEE_SELECTOR}{32:064x}{len(body):064x}{padded.hex()}"
+    return ("eth_call", [{"to": oracle, "data": data}, "latest"])
 
 
 def admit(
     candidates: Sequence[Transaction],
-    estimates: dict[UUID, Any],
+    answers: Answers,
     market: Market,
     committed_wei: int,
     gas_in_flight: int,
 ) -> Admission:
     """Return which candidates to sign.
 
-    candidates: in order of submission. estimates: eth_estimateGas result or RpcError of those that give no gas limit.
-    committed_wei: the most that what is in flight may still cost; gas_in_flight: the sum of its gas limits.
+    candidates: in the order in which they get nonces. committed_wei: the most that what is in flight may still cost;
+    gas_in_flight: the sum of its gas limits.
     """
     admission = Admission()
     for place, row in enumerate(candidates):
-        gas, why, error = _gas(row, estimates, market)
+        gas, why, error = _gas(row, answers.gas, market)
         if error is not None:
             admission.refused[row.pk] = error
             continue
         if why == SubState.ESTIMATE_UNCLEAR:
-            admission.unclear[row.pk] = str(estimates[row.pk].message)
+            admission.unclear[row.pk] = str(answers.gas[row.pk].message)
             continue
-        ready = Ready(row, gas, market.quote(row.speed))
+        below = _below(answers.l1.get(row.pk))
+        ready = Ready(row, gas, market.quote(row.speed), below or 0)
         why = why or _obstacle(ready, market, committed_wei, gas_in_flight)
+        if below is None:
+            why = SubState.NODE_UNAVAILABLE
         if why:
-            admission.waiting, admission.why = [row.pk for row in candidates[place:]], why
+            admission.waiting, admission.why = [later.pk for later in candidates[place:]], why
             break
         admission.ready.append(ready)
         committed_wei += ready.max_cost_wei
@@ -96,28 +151,36 @@ def _obstacle(ready: Ready, market: Market, committed_wei: int, gas_in_flight: i
     # A pool checks the balance against the cost of all pooled transactions together.
     if market.balance_wei - committed_wei < ready.max_cost_wei:
         return SubState.INSUFFICIENT_FUNDS
-    if (
-        gas_in_flight
-        and gas_in_flight + ready.gas_limit > market.block_gas_limit * BLOCK_SHARE_PERCENT // 100
-    ):
+    share = market.block_gas_limit * BLOCK_SHARE_PERCENT // 100
+    if gas_in_flight and gas_in_flight + ready.gas_limit > share:
         return SubState.LANE_FULL
     return SubState.NONE
 
 
+def _below(answer: Any) -> int | None:
+    """Return the fee of the chain below with its margin, 0 where there is none, None when the node does not say."""
+    if answer is None:
+        return 0
+    try:
+        return quantity(answer) * L1_FEE_MARGIN_PERCENT // 100
+    except RpcError:
+        return None
+
+
 def _gas(
-    row: Transaction, estimates: dict[UUID, Any], market: Market
+    row: Transaction, answers: Mapping[UUID, Any], market: Market
 ) -> tuple[int, SubState, dict[str, str] | None]:
     """Return the gas limit, or why to wait, or the error that ends it."""
+    answer = answers.get(row.pk)
+    if isinstance(answer, RpcError):
+        return 0, *_no_estimate(row, answer)
     if row.gas_limit is not None:
         gas = row.gas_limit
     else:
-        estimate = estimates[row.pk]
-        if isinstance(estimate, RpcError):
-            return 0, *_no_estimate(estimate)
         try:
-            gas = quantity(estimate)
+            gas = quantity(answer)
         except RpcError as error:
-            return 0, *_no_estimate(error)
+            return 0, *_no_estimate(row, error)
         if gas > PLAIN_TRANSFER_GAS:
             gas = min(gas * GAS_MARGIN_PERCENT // 100, max(gas, market.block_gas_limit))
     if gas > market.block_gas_limit:
@@ -126,9 +189,9 @@ def _gas(
     return gas, SubState.NONE, None
 
 
-def _no_estimate(error: RpcError) -> tuple[SubState, dict[str, str] | None]:
+def _no_estimate(row: Transaction, error: RpcError) -> tuple[SubState, dict[str, str] | None]:
     if isinstance(error, CallRevertedError):
-        return SubState.NONE, {"code": "TRANSACTION_WOULD_REVERT", "message": error.reason}
+        return SubState.NONE, {"code": "TRANSACTION_WOULD_REVERT", "message": reason_of(row, error)}
     meaning = classify(error)
     if meaning is ErrorClass.PERMANENT and isinstance(error, RpcNodeError):
         return SubState.NONE, {"code": "TRANSACTION_WOULD_FAIL", "message": error.message}
@@ -137,3 +200,10 @@ def _no_estimate(error: RpcError) -> tuple[SubState, dict[str, str] | None]:
     if meaning is ErrorClass.AMBIGUOUS and isinstance(error, RpcNodeError):
         return SubState.ESTIMATE_UNCLEAR, None
     return SubState.NODE_UNAVAILABLE, None
+
+
+def reason_of(row: Transaction, error: CallRevertedError) -> str:
+    """Return why the call reverted, with the custom errors that the request knows."""
+    if row.error_abi and isinstance(error.data, str):
+        return decode_revert(error.data, row.error_abi)
+    return error.reason

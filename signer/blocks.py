@@ -11,11 +11,13 @@ from typing import Any
 import structlog
 from django.db import transaction
 from django.db.models import Min
+from django.db.models.functions import Now
 
 from signer.errors import RpcTransportError
 from signer.models import Attempt, Block, Chain, Transaction
+from signer.rechecking import tell_of_deep_reorg
 from signer.rpc import Rpc, quantity
-from signer.states import FINAL, SubState, TransactionState
+from signer.states import SubState, TransactionState
 from workflows import Claim, guard
 
 log = structlog.get_logger()
@@ -161,14 +163,11 @@ class Ledger:
             orphans = list(self.rows.filter(number__gt=fork).values_list("hash", flat=True))
             self.rows.filter(number__gt=fork).update(canonical=False)
             reopened = self.reopen(orphans)
-            settled = Transaction.objects.filter(chain=self.held.row, block_hash__in=orphans, state__in=FINAL)
-            too_late = [str(pk) for pk in settled.values_list("pk", flat=True)]
+            # More confirmations would have waited for this. A person must look: the outcome told may be untrue.
+            tell_of_deep_reorg(self.held.row, orphans)
         log.warning(
             "fork", chain=self.held.row.pk, from_block=fork + 1, blocks=len(orphans), reopened=reopened
         )
-        if too_late:
-            # More confirmations would have waited for this. A person must look: the outcome told may be untrue.
-            log.error("fork_deeper_than_confirmations", chain=self.held.row.pk, transactions=too_late)
 
     def _fork_point(self, top: int) -> int:
         """Return the highest block that is in the rows and on the node's chain, or the number below all rows.
@@ -202,4 +201,5 @@ class Ledger:
             winner=None,
             block_number=None,
             block_hash="",
+            look_at=Now(),
         )

@@ -4,6 +4,8 @@
     ├── UnknownChainError         FAIL       no such chain is registered
     ├── ChainMismatchError        FAIL       the node behind the URL serves another chain
     ├── IdempotencyConflictError  FAIL       the key was used for another transaction
+    ├── NotPossibleError          FAIL       what a person asked for does not suit the state
+    ├── LaneBusyError             RETRY      a worker is at the lane; again in a moment
     └── RpcError                  RECONCILE  the node gave no answer; nothing may be concluded from it
         ├── RpcTransportError     RECONCILE  timeout, reset, 5xx, no JSON: it may have been carried out
         ├── RpcRejectedError      RETRY      the provider turned the request away (401, 403, 429) unread
@@ -60,6 +62,28 @@ class IdempotencyConflictError(SignerError):
     def __init__(self, message: str, first_id: str) -> None:
         super().__init__(message)
         self.first_id = first_id
+
+
+class NotPossibleError(SignerError):
+    """What a person asked for does not suit the state of the transaction or the lane."""
+
+    code = "TRANSACTION_NOT_IN_STATE"
+    cause = "Somebody else has acted, the chain was faster, or it was never possible; the message says which."
+    remedy = "Look at its state."
+    disposition = Disposition.FAIL
+
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(message)
+        self.advice = advice
+
+
+class LaneBusyError(SignerError):
+    """A worker owns the lane at this moment."""
+
+    code = "LANE_BUSY"
+    cause = "A worker is at the lane; it gives it back within seconds."
+    remedy = "Try again."
+    disposition = Disposition.RETRY
 
 
 class RpcError(SignerError):

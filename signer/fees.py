@@ -15,8 +15,6 @@ PERCENTILES: dict[Speed, int] = {"economy": 10, "standard": 50, "fast": 90}
 HISTORY_BLOCKS = 10
 # What is offered where recent blocks hold no transaction to learn from.
 DEFAULT_TIP_WEI = 1_000_000_000
-# A fee above this multiple of the market is taken for a mistake.
-MARKET_CEILING_FACTOR = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +56,14 @@ def next_base_fee(history: dict[str, Any]) -> int:
     return int(history["baseFeePerGas"][-1], 16)
 
 
-def ceiling(market: Fees, absolute_wei: int) -> Fees:
-    """Return the most that may be offered: five times the market, and never more than the chain's absolute cap.
+def ceiling(market: Fees, absolute_wei: int, percent: int) -> Fees:
+    """Return the most that may be offered: so many percent of the market, and never more than the chain's absolute cap.
 
     The tip has no limit of its own, and the market counts as no less than the default tip: what was offered before
     there was a market to learn from may be far above it, and must be replaceable.
     """
     market_wei = max(market.max_fee_per_gas_wei, DEFAULT_TIP_WEI)
-    limit = min(absolute_wei, MARKET_CEILING_FACTOR * market_wei)
+    limit = min(absolute_wei, market_wei * percent // 100)
     return Fees(limit, limit)
 
 

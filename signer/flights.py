@@ -1,4 +1,8 @@
-"""What a lane has in flight, and what is due for each: pure decisions over rows read once per pass."""
+"""What a lane has in flight, and what is due for each: a sum over all, and pure decisions over the few that are due.
+
+A lane may have a thousand transactions out. Looked at one by one are only its head, those whose `look_at` has come, and
+those with an attempt that no node is known to have.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +11,8 @@ from enum import Enum
 from typing import Any
 
 from django.conf import settings
+from django.db.models import Count, Max, Min, Q, Sum
+from django.db.models.functions import Now
 
 from signer import fees
 from signer.fees import Fees
@@ -20,12 +26,15 @@ UNDERPRICED = {ErrorClass.UNDERPRICED.value, ErrorClass.UNDERPRICED_REPLACEMENT.
 # These will not pass by asking again soon.
 SLOW_ERRORS = {error.value for error in ErrorClass} - {ErrorClass.AMBIGUOUS.value, ErrorClass.RATE.value}
 FIRST_RETRY_SECONDS = 2
+# The head is raised less and less impatiently: its attempts wait twice as long each, up to this.
+BUMP_WAIT_SECONDS_MAX = 600
 
 
 class Reason(Enum):
     """Why a transaction gets another attempt."""
 
-    NOOP = "noop"  # the node refused it, or its time has passed: its nonce must be used up
+    NOOP = "noop"  # the node refused it, its time has passed, or it was cancelled: its nonce must be used up
+    SPEED_UP = "speed_up"  # a person wants it raised
     REQUOTE = "requote"  # the node takes nothing at this price
     BUMP = "bump"  # the head of the lane is out too long
 
@@ -63,34 +72,61 @@ class Flight:
 
     @property
     def highest_fees(self) -> Fees:
-        return fees.highest([_fees(attempt) for attempt in self.attempts])
+        return fees.highest([fees_of(attempt) for attempt in self.attempts])
 
     @property
-    def max_cost_wei(self) -> int:
-        return max(attempt.max_cost_wei for attempt in self.attempts)
-
-    @property
-    def gas_limit(self) -> int:
-        return max(attempt.gas_limit for attempt in self.attempts)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether no block holds it, as far as the watcher knows."""
-        return self.transaction.state == TransactionState.BROADCASTING
+    def wants_noop(self) -> bool:
+        return bool(self.transaction.noop_outcome) and all(
+            attempt.purpose != Purpose.NOOP for attempt in self.attempts
+        )
 
 
-def _fees(attempt: Attempt) -> Fees:
+def fees_of(attempt: Attempt) -> Fees:
     return Fees(attempt.max_fee_per_gas_wei, attempt.max_priority_fee_per_gas_wei)
 
 
-def load(lane: Lane) -> list[Flight]:
-    """Return what the lane has in flight, lowest nonce first; the raw bytes are left in the database."""
-    rows = Transaction.objects.filter(lane=lane, state__in=IN_FLIGHT).order_by("nonce")
+@dataclass(frozen=True)
+class Sky:
+    """All that a lane has in flight, in numbers."""
+
+    count: int
+    cost_wei: int  # the most that all of it may still take from the balance
+    open_gas: int  # the sum of the gas limits of what no block holds yet
+    head_nonce: int | None  # the lowest that no block holds yet
+    last_nonce: int | None
+
+
+def survey(lane: Lane) -> Sky:
+    """Return the sums over what the lane has in flight, read from one index."""
+    is_open = Q(state=TransactionState.BROADCASTING)
+    found = Transaction.objects.filter(lane=lane, state__in=IN_FLIGHT).aggregate(
+        count=Count("pk"),
+        cost=Sum("reserved_wei"),
+        gas=Sum("reserved_gas", filter=is_open),
+        head=Min("nonce", filter=is_open),
+        last=Max("nonce"),
+    )
+    return Sky(found["count"], int(found["cost"] or 0), int(found["gas"] or 0), found["head"], found["last"])
+
+
+def load_due(lane: Lane, sky: Sky) -> list[Flight]:
+    """Return the head and what must be looked at now, lowest nonce first; the raw bytes are left in the database."""
+    if sky.head_nonce is None:
+        return []
+    still_open = Transaction.objects.filter(lane=lane, state=TransactionState.BROADCASTING)
+    unsent = Attempt.objects.filter(state=AttemptState.SIGNED, transaction__in=still_open)
+    due = Q(nonce=sky.head_nonce) | Q(look_at__lte=Now()) | Q(pk__in=unsent.values("transaction_id"))
+    rows = list(still_open.filter(due).order_by("nonce").defer("data"))
     attempts: dict[Any, list[Attempt]] = {}
-    of_rows = Attempt.objects.filter(transaction__lane=lane, transaction__state__in=IN_FLIGHT)
-    for attempt in of_rows.defer("raw", "receipt", "last_error_message").order_by("seq"):
+    for attempt in attempts_of(rows):
         attempts.setdefault(attempt.transaction_id, []).append(attempt)
-    return [Flight(row, attempts[row.pk]) for row in rows.defer("data") if row.pk in attempts]
+    return [Flight(row, attempts[row.pk]) for row in rows if row.pk in attempts]
+
+
+def attempts_of(rows: Sequence[Transaction]) -> list[Attempt]:
+    """Return the attempts that may still be executed, in the order they were made, without their bulky columns."""
+    found = Attempt.objects.filter(transaction__in=[row.pk for row in rows]).exclude(state=AttemptState.VOID)
+    return list(found.defer("raw", "receipt", "last_error_message").order_by("seq"))
 
 
 def resend_due(flight: Flight, now: datetime, patience: Patience) -> bool:
@@ -100,19 +136,23 @@ def resend_due(flight: Flight, now: datetime, patience: Patience) -> bool:
     What was accepted is sent again now and then: pools forget.
     """
     best = flight.best
-    if not flight.is_open or best.state == AttemptState.REJECTED:
+    if best.state == AttemptState.REJECTED:
         return False
     if best.send_count == 0 or best.last_sent_at is None:
         return True
-    wait = patience.resend
+    return now - best.last_sent_at >= timedelta(seconds=retry_seconds(best, patience))
+
+
+def retry_seconds(best: Attempt, patience: Patience) -> float:
+    """Return how long after its last sending an attempt is sent again."""
     if best.state == AttemptState.SIGNED and best.last_error not in SLOW_ERRORS:
-        wait = min(wait, FIRST_RETRY_SECONDS * 2.0 ** min(best.send_count - 1, 10))
-    return now - best.last_sent_at >= timedelta(seconds=wait)
+        return min(patience.resend, FIRST_RETRY_SECONDS * 2.0 ** min(best.send_count - 1, 10))
+    return patience.resend
 
 
 def has_expired(flight: Flight, now: datetime) -> bool:
     row = flight.transaction
-    return flight.is_open and not row.noop_outcome and row.valid_until is not None and row.valid_until <= now
+    return not row.noop_outcome and row.valid_until is not None and row.valid_until <= now
 
 
 def replacement_reason(flight: Flight, is_head: bool, now: datetime, patience: Patience) -> Reason | None:
@@ -120,24 +160,27 @@ def replacement_reason(flight: Flight, is_head: bool, now: datetime, patience: P
 
     Only the head is bumped: raising what waits behind a cheaper transaction buys nothing.
     """
-    if not flight.is_open:
-        return None
-    best = flight.best
-    if flight.transaction.noop_outcome and all(
-        attempt.purpose != Purpose.NOOP for attempt in flight.attempts
-    ):
+    if flight.wants_noop:
         return Reason.NOOP
+    if flight.transaction.speed_up is not None:
+        return Reason.SPEED_UP
+    best = flight.best
     if best.last_error in UNDERPRICED and best.last_sent_at is not None:
         refused = sum(attempt.last_error in UNDERPRICED for attempt in flight.attempts)
         if refused <= QUICK_REQUOTES or now - best.last_sent_at >= timedelta(seconds=patience.block_time):
             return Reason.REQUOTE
         return None
     out_since = best.first_sent_at
-    if is_head and out_since is not None and now - out_since >= timedelta(seconds=patience.bump_after):
+    if (
+        is_head
+        and out_since is not None
+        and now - out_since >= timedelta(seconds=bump_wait(flight, patience))
+    ):
         return Reason.BUMP
     return None
 
 
-def head(flights: Sequence[Flight]) -> Flight | None:
-    """Return the lowest nonce that no block holds yet."""
-    return next((flight for flight in flights if flight.is_open), None)
+def bump_wait(flight: Flight, patience: Patience) -> float:
+    """Return how long the head's best attempt is given, in seconds: three blocks at least, longer with each raise."""
+    first = max(patience.bump_after, 3 * patience.block_time if patience.bump_after else 0)
+    return min(first * 2.0 ** min(len(flight.attempts) - 1, 10), max(BUMP_WAIT_SECONDS_MAX, first))

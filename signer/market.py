@@ -11,6 +11,9 @@ from signer.models import Chain
 from signer.rpc import Call, Rpc, quantity
 from signer.states import FeeMarket
 
+# What the code of an address begins with that lets other code act for it. Source: EIP-7702.
+DELEGATION = "0xef0100"
+
 
 @dataclass(frozen=True)
 class Market:
@@ -19,17 +22,19 @@ class Market:
     balance_wei: int
     mined_nonces: int  # the address's transaction count in the latest block
     pooled_nonces: int  # ... with what waits in the node's pool; a hint, never an allocator
+    delegated: bool  # the address has code by EIP-7702: a pool holds one transaction of it
     block_gas_limit: int
     base_fee_wei: int
     quotes: dict[str, Fees]
     ceiling_wei: int
+    ceiling_percent: int
 
     def quote(self, speed: str) -> Fees:
         """Return what to offer now, never above the chain's ceiling."""
         return fees.within(self.quotes[speed], self.ceiling_wei)
 
     def ceiling(self, speed: str) -> Fees:
-        return fees.ceiling(self.quotes[speed], self.ceiling_wei)
+        return fees.ceiling(self.quotes[speed], self.ceiling_wei, self.ceiling_percent)
 
 
 def read_market(rpc: Rpc, chain: Chain, address: str, more: Sequence[Call] = ()) -> tuple[Market, list[Any]]:
@@ -46,6 +51,7 @@ def read_market(rpc: Rpc, chain: Chain, address: str, more: Sequence[Call] = ())
         ("eth_getBalance", [address, "latest"]),
         ("eth_getTransactionCount", [address, "latest"]),
         ("eth_getTransactionCount", [address, "pending"]),
+        ("eth_getCode", [address, "latest"]),
         price,
     ]
     answers = rpc.batch([*calls, *more])
@@ -75,7 +81,7 @@ def _check_identity(rpc: Rpc, chain: Chain, chain_id: Any, genesis: Any) -> None
 
 
 def _market(chain: Chain, own: Sequence[Any], legacy: bool) -> Market:
-    latest, balance, mined, pooled, price = own[2:]
+    latest, balance, mined, pooled, code, price = own[2:]
     speeds: tuple[Speed, ...] = ("economy", "standard", "fast")
     if legacy:
         quotes: dict[str, Fees] = {speed: fees.legacy_quote(quantity(price), speed) for speed in speeds}
@@ -85,8 +91,10 @@ def _market(chain: Chain, own: Sequence[Any], legacy: bool) -> Market:
         balance_wei=quantity(balance),
         mined_nonces=quantity(mined),
         pooled_nonces=quantity(pooled),
+        delegated=str(code).lower().startswith(DELEGATION),
         block_gas_limit=quantity(latest["gasLimit"]),
         base_fee_wei=0 if legacy else fees.next_base_fee(price),
         quotes=quotes,
         ceiling_wei=chain.max_fee_per_gas_wei,
+        ceiling_percent=chain.ceiling_percent,
     )

@@ -85,17 +85,17 @@ def judge(
     answers: Sequence[Any],
     canonical: Mapping[int, str],
     head: int,
-    confirmations: int,
+    final: int,
 ) -> Verdict:
     """Return what the answers to eth_getTransactionReceipt, one per attempt, prove.
 
-    canonical: block hash by number, linked up to `head`. Any attempt may be the one that was mined.
+    canonical: block hash by number, linked up to `head`. final: the highest block that counts as final.
+    Any attempt may be the one that was mined.
     """
     for attempt, answer in zip(attempts, answers, strict=True):
         if is_receipt(answer, attempt):
             verdict = Verdict(Finding.MINED, attempt, answer)
             if canonical.get(verdict.block_number) != verdict.block_hash or verdict.block_number > head:
                 continue
-            deep_enough = head - verdict.block_number + 1 >= confirmations
-            return Verdict(Finding.FINAL if deep_enough else Finding.MINED, attempt, answer)
+            return Verdict(Finding.FINAL if verdict.block_number <= final else Finding.MINED, attempt, answer)
     return Verdict(Finding.ABSENT if all(answer is None for answer in answers) else Finding.UNKNOWN)

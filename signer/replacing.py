@@ -10,12 +10,15 @@ import structlog
 from django.db import transaction
 from django.db.models import QuerySet
 
-from signer import fees, signing
-from signer.flights import Flight, Patience, Reason, has_expired, head, replacement_reason
+from signer import fees, granting, signing
+from signer.fees import Fees
+from signer.flights import Flight, Patience, Reason, Sky, has_expired, replacement_reason
+from signer.incidents import close_incident
 from signer.market import Market
 from signer.models import Attempt, Chain, Lane, Transaction
 from signer.signing import Draft
-from signer.states import Purpose, SubState, TransactionState
+from signer.statements import update_each
+from signer.states import IncidentKind, Purpose, SubState, TransactionState
 from workflows import Claim, crashpoint, guard
 
 log = structlog.get_logger()
@@ -37,11 +40,15 @@ def expire(held: Claim[Lane], flights: Sequence[Flight]) -> int:
     return len(late)
 
 
-def due(held: Claim[Lane], flights: Sequence[Flight], patience: Patience) -> list[tuple[Flight, Reason]]:
+def due(
+    held: Claim[Lane], flights: Sequence[Flight], sky: Sky, patience: Patience
+) -> list[tuple[Flight, Reason]]:
     """Return what needs another attempt now, and why."""
-    first = head(flights)
     now = held.now()
-    found = ((flight, replacement_reason(flight, flight is first, now, patience)) for flight in flights)
+    found = [
+        (flight, replacement_reason(flight, flight.nonce == sky.head_nonce, now, patience))
+        for flight in flights
+    ]
     return [(flight, reason) for flight, reason in found if reason is not None]
 
 
@@ -55,7 +62,7 @@ def replace(
             continue  # a block has this nonce: the watcher will find which attempt it was
         draft = draft_of(flight, reason, market)
         if draft is None:
-            capped.append(flight.transaction)
+            capped.append(flight)
         else:
             drafts.append(draft)
     _say_capped(held, capped)
@@ -70,7 +77,11 @@ def replace(
 def draft_of(flight: Flight, reason: Reason, market: Market) -> Draft | None:
     """Return the replacement to sign, or None when the ceiling forbids one that a node would accept."""
     speed = flight.transaction.speed
-    price = fees.replacement_fees(flight.highest_fees, market.quote(speed), market.ceiling(speed))
+    offer, limit = market.quote(speed), market.ceiling(speed)
+    if reason is Reason.SPEED_UP and flight.transaction.speed_up:
+        # A person's own offer, within the absolute ceiling: it was checked when it was made.
+        offer = limit = Fees(**{name: int(wei) for name, wei in flight.transaction.speed_up.items()})
+    price = fees.replacement_fees(flight.highest_fees, offer, limit)
     if price is None:
         return None
     seq = flight.best.seq + 1
@@ -93,9 +104,11 @@ def _commit(held: Claim[Lane], attempts: Sequence[Attempt]) -> list[Attempt]:
         )
         wanted = [attempt for attempt in attempts if attempt.transaction_id in still_open]
         Attempt.objects.bulk_create(wanted)
-        _open([attempt.transaction for attempt in wanted]).filter(sub_state=SubState.FEE_CAPPED).update(
-            sub_state=""
-        )
+        rows = [attempt.transaction for attempt in wanted]
+        _reserve(wanted)
+        _open(rows).filter(sub_state=SubState.FEE_CAPPED).update(sub_state="")
+        if any(row.sub_state == SubState.FEE_CAPPED for row in rows):
+            close_incident(IncidentKind.FEE_CAPPED, str(held.row), "the lane goes on")
     for attempt in wanted:
         log.info(
             "transaction_replaced",
@@ -109,15 +122,31 @@ def _commit(held: Claim[Lane], attempts: Sequence[Attempt]) -> list[Attempt]:
     return wanted
 
 
-def _say_capped(held: Claim[Lane], rows: Sequence[Transaction]) -> None:
+def _reserve(attempts: Sequence[Attempt]) -> None:
+    """Hold back what the dearest attempt may cost: any of them may be the one that is mined."""
+    costs = {
+        attempt.transaction_id: (
+            max(int(attempt.transaction.reserved_wei), attempt.max_cost_wei),
+            max(attempt.transaction.reserved_gas, attempt.gas_limit),
+        )
+        for attempt in attempts
+    }
+    update_each(Transaction, ("reserved_wei", "reserved_gas"), costs, speed_up=None)
+
+
+def _say_capped(held: Claim[Lane], capped: Sequence[Flight]) -> None:
     """Show that the ceiling holds these back. Their same bytes are sent again until the market falls."""
-    fresh = [row for row in rows if row.sub_state != SubState.FEE_CAPPED]
-    if not fresh:
+    if not capped:
         return
-    with transaction.atomic():
-        guard(held)
-        _open(fresh).filter(noop_outcome="").update(sub_state=SubState.FEE_CAPPED)
-    log.warning("fee_capped", lane=str(held.row.pk), transactions=[str(row.pk) for row in fresh])
+    fresh = [flight.transaction for flight in capped if flight.transaction.sub_state != SubState.FEE_CAPPED]
+    if fresh:
+        with transaction.atomic():
+            guard(held)
+            _open(fresh).filter(noop_outcome="").update(sub_state=SubState.FEE_CAPPED)
+        log.warning("fee_capped", lane=str(held.row.pk), transactions=[str(row.pk) for row in fresh])
+    first = capped[0].transaction
+    if first.broadcast_at is not None:
+        granting.tell_of_ceiling(held.row, first, (held.now() - first.broadcast_at).total_seconds())
 
 
 def _open(rows: Sequence[Transaction]) -> QuerySet[Transaction]:

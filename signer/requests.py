@@ -70,6 +70,9 @@ class TransactionRequest(Command):
 
     sender: the alias or address of a key in keyguard. to: None creates a contract from `data`.
     gas_limit: estimated when None; give one when the transaction depends on others that are not mined yet.
+    simulate: whether it is tried before it gets a nonce, and fails without one if it would revert; None: unless a gas
+    limit is given. error_abi: the ABI entries of custom errors by which a revert is understood.
+    priority: higher ones of a sender get their nonces first, equal ones in the order of submission.
     valid_until: after this instant it is not begun; if it was sent already, a no-op takes its nonce.
     """
 
@@ -83,6 +86,9 @@ class TransactionRequest(Command):
     value: Wei = 0
     gas_limit: int | None = Field(default=None, ge=21_000, lt=2**63)
     speed: Literal["economy", "standard", "fast"] = "standard"
+    simulate: bool | None = None
+    error_abi: tuple[dict[str, Any], ...] = ()
+    priority: int = Field(default=0, ge=-100, le=100)
     label: str = Field(default="", max_length=200)
     valid_until: datetime | None = None
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from signer.admission import reason_of
 from signer.errors import CallRevertedError, RpcNodeError
 from signer.models import Transaction
 from signer.receipts import Verdict
@@ -29,7 +30,7 @@ def reasons(rpc: Rpc, failed: Sequence[tuple[UUID, Verdict]]) -> dict[UUID, dict
         answers = rpc.batch(calls)
         undecided = []
         for (pk, verdict), answer in zip(open_cases, answers, strict=True):
-            reason = _reason(answer)
+            reason = _reason(rows[pk], answer)
             if reason is None:
                 undecided.append((pk, verdict))
             else:
@@ -53,9 +54,9 @@ def _replay(row: Transaction, verdict: Verdict, offset: int) -> tuple[str, list[
     return ("eth_call", [call, hex(max(0, verdict.block_number + offset))])
 
 
-def _reason(answer: Any) -> str | None:
+def _reason(row: Transaction, answer: Any) -> str | None:
     if isinstance(answer, CallRevertedError):
-        return answer.reason
+        return reason_of(row, answer)
     # The machine stopped for another cause than a revert; any other error says nothing about the call.
     if isinstance(answer, RpcNodeError) and classify_message(answer.message) is ErrorClass.PERMANENT:
         return answer.message

@@ -82,6 +82,10 @@ class Rpc:
             answers += self._send(calls[start : start + BATCH_SIZE])
         return answers
 
+    def agreed(self, calls: Sequence[Call]) -> list[Any]:
+        """Return what the chain's nodes agree on: with one node, what it says."""
+        return self.batch(calls)
+
     def batch_or_raise(self, calls: Sequence[Call]) -> list[Any]:
         """Return the results of all calls, or raise the first RpcError."""
         answers = self.batch(calls)

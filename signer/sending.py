@@ -7,6 +7,7 @@ changes only how the attempt is treated next; whether the transaction was execut
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -14,12 +15,15 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Coalesce, Now
 
+from signer import capacity
 from signer.errors import RpcError
 from signer.models import Attempt, Lane, Transaction
+from signer.ringing import ring_chain
 from signer.rpc import Rpc
 from signer.rpc_errors import ErrorClass, classify
 from signer.states import AttemptState, Purpose, SubState, TransactionState
-from workflows import Claim, guard
+from signer.work import Work
+from workflows import crashpoint, guard
 
 log = structlog.get_logger()
 
@@ -68,20 +72,46 @@ def _outcome(attempt: Attempt, answer: Any) -> Outcome:
     return Outcome(attempt, ACCEPTED)
 
 
-def record(held: Claim[Lane], outcomes: Sequence[Outcome]) -> None:
+def send_and_record(work: Work, attempts: Sequence[Attempt], sent_point: str) -> None:
+    """Send committed attempts, write down what the node said, and have somebody look for the receipts."""
+    if not attempts:
+        return
+    outcomes = send(work.rpc, attempts)
+    crashpoint(sent_point)
+    record(work, outcomes)
+    ring_chain(work.chain.pk)
+
+
+def record(work: Work, outcomes: Sequence[Outcome]) -> None:
     """Write down what the node said, in one guarded transaction."""
     groups: dict[tuple[ErrorClass | None, str], list[Attempt]] = defaultdict(list)
     for outcome in outcomes:
         groups[outcome.refusal, outcome.message].append(outcome.attempt)
+    no_room = any(refusal is ErrorClass.LIMIT for refusal, _ in groups)
+    cap = {"in_flight_cap": capacity.lowered(work.lane.in_flight_cap, work.limits)} if no_room else {}
     with transaction.atomic():
-        guard(held)
+        guard(work.held, **cap)
         for (refusal, message), attempts in groups.items():
             if refusal is ACCEPTED:
                 _record_accepted(attempts)
             else:
                 _record_refused(attempts, refusal, message)
+        _look_again(work, outcomes)
+    work.lane.in_flight_cap = cap.get("in_flight_cap", work.lane.in_flight_cap)
     for (refusal, message), attempts in groups.items():
-        _log(held.row, refusal, message, attempts)
+        _log(work.lane, refusal, message, attempts)
+
+
+def _look_again(work: Work, outcomes: Sequence[Outcome]) -> None:
+    """Put off the next look at what was sent again. Of what was sent for the first time it is set with its nonce."""
+    ids = [outcome.attempt.transaction_id for outcome in outcomes if _was_out(outcome.attempt)]
+    if ids:
+        rows = Transaction.objects.filter(pk__in=ids, state=TransactionState.BROADCASTING)
+        rows.update(look_at=work.held.now() + timedelta(seconds=work.patience.resend))
+
+
+def _was_out(attempt: Attempt) -> bool:
+    return attempt.seq > 0 or attempt.send_count > 0
 
 
 def _touch(attempts: Sequence[Attempt], **updates: Any) -> None:
@@ -104,8 +134,8 @@ def _record_accepted(attempts: Sequence[Attempt]) -> None:
         last_error="",
         last_error_message="",
     )
-    _open(attempts).filter(broadcast_at__isnull=True).update(broadcast_at=Now())
-    _open(attempts).filter(sub_state__in=CLEARED).update(sub_state="")
+    if again := [attempt for attempt in attempts if _was_out(attempt)]:
+        _open(again).filter(sub_state__in=CLEARED).update(sub_state="")
 
 
 def _record_refused(attempts: Sequence[Attempt], refusal: ErrorClass, message: str) -> None:

@@ -4,7 +4,8 @@ The only module that writes final states. Each is written by a conditional UPDAT
 transaction that also wakes the waiting run: a run never waits for something that has ended.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,32 +14,55 @@ from django.db.models.functions import Now
 
 from signer.models import Attempt, Transaction
 from signer.requests import WORKFLOW_SCOPE, Log, Receipt, TransactionRequest
-from signer.states import TransactionState, may_become
+from signer.statements import update_each
+from signer.states import SubState, TransactionState, may_become
 from workflows import CommandError, CommandResult, resolve_commands
 
 log = structlog.get_logger()
 
 
-def end(ids: Sequence[UUID], state: TransactionState, **updates: Any) -> int:
-    """Write the final state of transactions that may still move there; returns how many did."""
-    rows = Transaction.objects.filter(pk__in=ids, state__in=may_become(state))
-    return rows.update(state=state, settled_at=Now(), **{"sub_state": "", **updates})
+# Nothing of these can be on a chain.
+UNBEGUN = (
+    TransactionState.RECEIVED,
+    TransactionState.QUEUED,
+    TransactionState.PREPARING,
+    TransactionState.PENDING_APPROVAL,
+)
+
+
+def end_mined(winners: Mapping[UUID, UUID], state: TransactionState, at: datetime, **updates: Any) -> int:
+    """Write the final state of transactions with the attempt of each that was mined; returns how many moved."""
+    rows = {pk: (attempt,) for pk, attempt in winners.items()}
+    same = {"state": state, "settled_at": at, "sub_state": "", **updates}
+    return update_each(Transaction, ("winner",), rows, states=may_become(state), **same)
 
 
 def end_unsent(errors: dict[UUID, dict[str, str]], state: TransactionState = TransactionState.FAILED) -> None:
     """End transactions that used no nonce, each with its error. Within the caller's guarded transaction."""
     for pk, error in errors.items():
-        end([pk], state, error=error)
+        rows = Transaction.objects.filter(pk=pk, nonce__isnull=True, state__in=may_become(state))
+        rows.update(state=state, settled_at=Now(), sub_state="", error=error)
         log.info("transaction_settled", transaction=str(pk), state=state, code=error["code"])
     tell_workflows(list(errors))
 
 
-def cancel_unbegun(pk: Any) -> bool:
-    """Cancel a transaction that has no nonce and that no worker has begun with; return whether it ended so.
+def end_taken(pk: UUID) -> bool:
+    """End a transaction as failed whose nonce provably was a stranger's; return whether it was one."""
+    rows = Transaction.objects.filter(
+        pk=pk, state=TransactionState.BROADCASTING, sub_state=SubState.NONCE_FOREIGN
+    )
+    error = {"code": "NONCE_USED_BY_STRANGER", "message": "a transaction that is not ours used its nonce"}
+    ended = rows.update(state=TransactionState.FAILED, settled_at=Now(), error=error)
+    tell_workflows([pk] if ended else [])
+    return bool(ended)
 
-    A lane that has just read it finds it moved when it commits, and then gives out none of that batch's nonces.
+
+def cancel_unbegun(pk: Any) -> bool:
+    """Cancel a transaction that has no nonce; return whether it ended so.
+
+    A worker that is about to give it one finds it moved when it commits, and then gives out none of that batch's nonces.
     """
-    rows = Transaction.objects.filter(pk=pk, state__in=may_become(TransactionState.CANCELLED))
+    rows = Transaction.objects.filter(pk=pk, nonce__isnull=True, state__in=UNBEGUN)
     error = {"code": "TRANSACTION_CANCELLED", "message": "whoever asked for it no longer wants it"}
     return rows.update(state=TransactionState.CANCELLED, settled_at=Now(), sub_state="", error=error) == 1
 

@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 
 import keyguard
-from keyguard import KeyguardError, SignedTransaction, SigningRequest
+from keyguard import ApprovalPendingError, KeyguardError, SignedTransaction, SigningRequest
 from signer.admission import PLAIN_TRANSFER_GAS
 from signer.fees import Fees
 from signer.models import Attempt, Chain, Lane, Transaction
@@ -45,6 +45,7 @@ class Signed:
     attempts: list[Attempt] = field(default_factory=list)
     refused: dict[UUID, dict[str, str]] = field(default_factory=dict)  # keyguard will never sign these
     postponed: list[UUID] = field(default_factory=list)  # keyguard cannot sign these now
+    pending: list[UUID] = field(default_factory=list)  # keyguard asks people first
 
 
 def noop(row: Transaction, seq: int, nonce: int, fees: Fees) -> Draft:
@@ -73,6 +74,9 @@ def _one_by_one(held: Claim[Lane], chain: Chain, drafts: Sequence[Draft]) -> Sig
         moved = Draft(draft.transaction, draft.seq, draft.purpose, nonce, draft.gas_limit, draft.fees)
         try:
             [answer] = keyguard.sign_transactions([_request(held, chain, moved)])
+        except ApprovalPendingError:
+            signed.pending.append(draft.transaction.pk)
+            continue
         except KeyguardError as error:
             if error.disposition.value != Disposition.FAIL.value:
                 signed.postponed = [later.transaction.pk for later in drafts[place:]]

@@ -36,35 +36,38 @@ TRANSITIONS: dict[TransactionState, frozenset[TransactionState]] = {
             S.QUEUED,  # the lane looked at it and has no room, funds or node for it now
             S.PREPARING,  # the lane takes it
             S.EXPIRED,  # valid_until passed; no nonce was used
-            S.CANCELLED,  # the workflow that asked for it was cancelled
+            S.CANCELLED,  # whoever asked for it no longer wants it
         }
     ),
     S.QUEUED: frozenset({S.PREPARING, S.EXPIRED, S.CANCELLED}),  # as from RECEIVED
     S.PREPARING: frozenset(
         {
-            S.QUEUED,  # the node did not answer, or funds are short
+            S.QUEUED,  # the node did not answer, funds are short, or keyguard cannot sign at the moment
             S.PREPARING,  # taken again after its worker died
-            S.SIGNING,  # gas and fee are known
-            S.FAILED,  # the estimate reverted, or no block has room for it; no nonce was used
-            S.EXPIRED,
-        }
-    ),
-    S.PENDING_APPROVAL: frozenset(),  # keyguard has no backend yet that asks people
-    S.SIGNING: frozenset(
-        {
-            S.PREPARING,  # its worker died before the commit: nothing was sent, sign anew
+            S.PENDING_APPROVAL,  # keyguard asks people first
             S.BROADCASTING,  # nonce, bytes and hash are committed
-            S.QUEUED,  # keyguard cannot sign at the moment
-            S.FAILED,  # keyguard refuses to sign it; no nonce was used
+            S.FAILED,  # it would revert, no block has room for it, or keyguard refuses it; no nonce was used
             S.EXPIRED,
+            S.CANCELLED,  # its worker finds it moved when it commits, and gives out none of that batch's nonces
         }
     ),
+    S.PENDING_APPROVAL: frozenset(
+        {
+            S.QUEUED,  # people said yes: simulated and priced anew, for much may have changed meanwhile
+            S.FAILED,  # people said no
+            S.EXPIRED,
+            S.CANCELLED,
+        }
+    ),
+    S.SIGNING: frozenset(),  # of custody that signs and sends by itself, and has not said that it did
     S.BROADCASTING: frozenset(
         {
             S.CONFIRMING,  # an attempt has a receipt in a canonical block
             S.COMPLETED,  # ... and that block is deep enough already
             S.FAILED,  # likewise, but it reverted, or the no-op that replaced it was mined
             S.EXPIRED,  # likewise, the no-op was there because valid_until had passed
+            S.CANCELLED,  # likewise, the no-op was there because a person cancelled it
+            S.QUEUED,  # a stranger's transaction provably used its nonce: its own bytes can never be executed
         }
     ),
     S.CONFIRMING: frozenset(
@@ -74,6 +77,7 @@ TRANSITIONS: dict[TransactionState, frozenset[TransactionState]] = {
             S.COMPLETED,
             S.FAILED,
             S.EXPIRED,
+            S.CANCELLED,
         }
     ),
     S.COMPLETED: frozenset(),
@@ -95,6 +99,7 @@ class SubState(TextChoices):
     NONE = "", "-"
     LANE_FULL = "LANE_FULL", "waits for room in the lane"
     LANE_BLOCKED = "LANE_BLOCKED", "the lane is blocked"
+    LANE_PAUSED = "LANE_PAUSED", "the lane is paused"
     INSUFFICIENT_FUNDS = "INSUFFICIENT_FUNDS", "the address cannot pay for it"
     NODE_UNAVAILABLE = "NODE_UNAVAILABLE", "the node does not answer"
     ESTIMATE_UNCLEAR = "ESTIMATE_UNCLEAR", "the node's answer to the gas estimate is not understood"
@@ -107,18 +112,22 @@ class SubState(TextChoices):
     NODE_REFUSED = "NODE_REFUSED", "a no-op takes its nonce, because the node refused it"
     REFUSED_AGAIN = "REFUSED_AGAIN", "the node refuses what it took before; the same bytes are sent again"
     EXPIRING = "EXPIRING", "a no-op takes its nonce, because valid_until passed"
+    CANCELLING = "CANCELLING", "a no-op takes its nonce, because it was cancelled"
+    CANCEL_LOST = "CANCEL_LOST", "the cancellation came too late: it was executed"
     REORGED = "REORGED", "its block was orphaned; sent again"
 
 
 class TransactionKind(TextChoices):
     CALL = "CALL"
     DEPLOYMENT = "DEPLOYMENT"
+    FILLER = "FILLER", "filler of a gap"  # takes a nonce that nothing else will ever use
 
 
 class AttemptState(TextChoices):
     SIGNED = "SIGNED", "committed; not known to be in a pool"
     SENT = "SENT", "accepted by a node"
     REJECTED = "REJECTED", "refused for good; replaced by a no-op"
+    VOID = "VOID", "can never be executed: a stranger's transaction used the nonce"
 
 
 class Purpose(TextChoices):
@@ -155,11 +164,20 @@ class FeeMarket(TextChoices):
     LEGACY = "LEGACY", "gas price"
 
 
+class ForeignNonces(TextChoices):
+    """What happens where a stranger's transaction provably used a nonce of ours."""
+
+    BLOCK = "BLOCK", "the lane is blocked, a person decides"
+    # Only where others are known to sign with the same keys: after a restored backup it would execute things twice.
+    ADOPT = "ADOPT", "the transaction gets another nonce, people are told"
+
+
 class IncidentKind(TextChoices):
     """What a person is told of. Each has a section of its own in docs/operating.md."""
 
     DEEP_REORG = "DEEP_REORG", "a reorganisation deeper than the confirmations"
     LANE_BLOCKED = "LANE_BLOCKED", "a lane is blocked"
+    FOREIGN_NONCE = "FOREIGN_NONCE", "another program signs with an address"
     FEE_CAPPED = "FEE_CAPPED", "the market's fee has been above the ceiling for long"
     LOW_BALANCE = "LOW_BALANCE", "an address runs out of money"
     CHAIN_UNREACHABLE = "CHAIN_UNREACHABLE", "no node of a chain can be used"

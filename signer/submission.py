@@ -1,9 +1,12 @@
-"""Taking a transaction on: one INSERT, in the caller's own database transaction.
+"""Taking transactions on: one INSERT for any number of them, in the caller's own database transaction.
 
-From its commit on the transaction will be executed, whatever dies: the row is all that is needed.
+From its commit on each will be executed, whatever dies: the row is all that is needed.
 """
 
+from collections.abc import Sequence
+
 from django.db import transaction
+from django.utils import timezone
 
 import keyguard
 from signer.chains import find_chain
@@ -11,7 +14,7 @@ from signer.errors import IdempotencyConflictError
 from signer.models import Lane, Transaction
 from signer.requests import TransactionRequest
 from signer.ringing import ring_lane_after_commit
-from signer.states import TransactionKind
+from signer.states import Envelope, FeeMarket, TransactionKind
 from workflows import crashpoint
 
 crashpoint.register("signer.received", "after the transaction's row is committed, before anybody is woken")
@@ -25,51 +28,91 @@ def submit_transaction(
     The same key with the same request returns the first one; of any number of simultaneous calls one inserts.
     Raises IdempotencyConflictError (the key was used for another request), UnknownChainError, KeyNotFoundError.
     """
-    key = keyguard.find_key(request.sender)
-    fingerprint = request.fingerprint()
+    [found] = submit_transactions([(request, idempotency_key)], scope=scope, correlation_id=correlation_id)
+    return found
+
+
+def submit_transactions(
+    requests: Sequence[tuple[TransactionRequest, str]], *, scope: str = "", correlation_id: str = ""
+) -> list[tuple[Transaction, bool]]:
+    """Store transactions, each with its idempotency key, all or none; of one sender they get nonces in this order.
+
+    Returns and raises what `submit_transaction` does.
+    """
     with transaction.atomic():
-        lane = find_lane(request.chain_id, key.address)
-        row = Transaction(
-            chain_id=lane.chain_id,
-            lane=lane,
-            kind=TransactionKind.DEPLOYMENT if request.to is None else TransactionKind.CALL,
-            to=request.to,
-            value=request.value,
-            data=request.data,
-            gas_limit=request.gas_limit,
-            speed=request.speed,
-            valid_until=request.valid_until,
-            label=request.label,
-            scope=scope,
-            idempotency_key=idempotency_key,
-            request_hash=fingerprint,
-            correlation_id=correlation_id,
-        )
+        lanes = _lanes({(request.chain_id, request.sender) for request, _ in requests})
+        rows = [
+            _row(request, lanes[request.chain_id, request.sender], key, scope, correlation_id)
+            for request, key in requests
+        ]
         # The unique constraint decides who is first among those that come at once; a look before would not.
-        Transaction.objects.bulk_create([row], ignore_conflicts=True)
-        first = Transaction.objects.only("id", "request_hash").get(
-            scope=scope, idempotency_key=idempotency_key
-        )
-        if first.pk != row.pk:
-            return _first(scope, idempotency_key, fingerprint), False
-        transaction.on_commit(lambda: crashpoint("signer.received"))
-        ring_lane_after_commit(lane.pk, (row.pk, row.created_at.timestamp()))
-    return row, True
+        Transaction.objects.bulk_create(rows, ignore_conflicts=True, batch_size=500)
+        found = _stored(rows, scope)
+        for lane in {lane.pk: lane for lane in lanes.values()}.values():
+            new = [row for row, is_new in found if is_new and row.lane_id == lane.pk]
+            if new:
+                transaction.on_commit(lambda: crashpoint("signer.received"))
+                ring_lane_after_commit(lane.pk, *((row.pk, row.created_at.timestamp()) for row in new))
+    return found
+
+
+def _row(request: TransactionRequest, lane: Lane, key: str, scope: str, correlation_id: str) -> Transaction:
+    return Transaction(
+        chain=lane.chain,
+        lane=lane,
+        kind=TransactionKind.DEPLOYMENT if request.to is None else TransactionKind.CALL,
+        to=request.to,
+        value=request.value,
+        data=request.data,
+        gas_limit=request.gas_limit,
+        simulate=request.gas_limit is None if request.simulate is None else request.simulate,
+        error_abi=list(request.error_abi) or None,
+        envelope=Envelope.LEGACY if lane.chain.fee_market == FeeMarket.LEGACY else Envelope.DYNAMIC_FEE,
+        speed=request.speed,
+        priority=request.priority,
+        valid_until=request.valid_until,
+        label=request.label,
+        scope=scope,
+        idempotency_key=key,
+        request_hash=request.fingerprint(),
+        correlation_id=correlation_id,
+        created_at=timezone.now(),
+    )
+
+
+def _lanes(senders: set[tuple[int, str]]) -> dict[tuple[int, str], Lane]:
+    """Return the lane of each chain and sender. Raises UnknownChainError, KeyNotFoundError."""
+    return {
+        (chain_id, sender): find_lane(chain_id, keyguard.find_key(sender).address)
+        for chain_id, sender in senders
+    }
 
 
 def find_lane(chain_id: int, address: str) -> Lane:
     """Return the lane of an address, made at its first use. Raises UnknownChainError."""
-    lane = Lane.objects.filter(chain_id=chain_id, address=address).first()
+    lanes = Lane.objects.select_related("chain")
+    lane = lanes.filter(chain_id=chain_id, address=address).first()
     if lane is None:
-        lane, _ = Lane.objects.get_or_create(chain=find_chain(chain_id), address=address)
+        lane, _ = lanes.get_or_create(chain=find_chain(chain_id), address=address)
     return lane
 
 
-def _first(scope: str, idempotency_key: str, fingerprint: str) -> Transaction:
-    first = Transaction.objects.get(scope=scope, idempotency_key=idempotency_key)
-    if first.request_hash != fingerprint:
-        raise IdempotencyConflictError(
-            f"idempotency key {idempotency_key!r} was used for another request: transaction {first.pk}",
-            str(first.pk),
-        )
-    return first
+def _stored(rows: Sequence[Transaction], scope: str) -> list[tuple[Transaction, bool]]:
+    """Return what is stored under each row's key, with whether it is that row. Raises IdempotencyConflictError."""
+    keys = [row.idempotency_key for row in rows]
+    firsts = dict(
+        Transaction.objects.filter(scope=scope, idempotency_key__in=keys).values_list("idempotency_key", "id")
+    )
+    old = Transaction.objects.in_bulk(
+        [firsts[row.idempotency_key] for row in rows if firsts[row.idempotency_key] != row.pk]
+    )
+    found = []
+    for row in rows:
+        first = old.get(firsts[row.idempotency_key])
+        if first is not None and first.request_hash != row.request_hash:
+            raise IdempotencyConflictError(
+                f"idempotency key {row.idempotency_key!r} was used for another request: transaction {first.pk}",
+                str(first.pk),
+            )
+        found.append((first or row, first is None))
+    return found

@@ -7,8 +7,7 @@ counts, and an error is never read as "no receipt".
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -16,34 +15,23 @@ from uuid import UUID
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.db.models import OuterRef, QuerySet, Subquery
 
-from signer import blocks, chains, queue, reverts, settling
+from signer import blocks, candidates, chains, foreign, queue, rechecking, reverts, settling
 from signer.blocks import Header, Ledger
+from signer.candidates import Candidate, Receipts, in_flight
 from signer.errors import RpcError
-from signer.models import Attempt, Chain, Lane, Transaction
+from signer.models import Attempt, Chain, Transaction
 from signer.receipts import Finding, Verdict, judge, lowest_block
 from signer.ringing import after_commit, ring_chain, ring_lane
-from signer.rpc import quantity
-from signer.states import IN_FLIGHT, Purpose, SubState, TransactionState
+from signer.statements import update_each
+from signer.states import IN_FLIGHT, Finality, Purpose, SubState, TransactionState
 from workflows import Claim, FencedError, claim, crashpoint, guard, keep, release
 
 log = structlog.get_logger()
 
-# A nonce that is used by none of our attempts is called foreign only at this depth or deeper.
-FOREIGN_DEPTH = 16
-
 crashpoint.register("signer.receipts_read", "the receipts are read, nothing is recorded")
 crashpoint.register("signer.settling", "in the middle of the commit that settles transactions")
 crashpoint.register("signer.settled", "transactions are settled and committed, nobody is woken")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A transaction in flight that may have been mined."""
-
-    transaction: Transaction
-    attempts: Sequence[Attempt]
 
 
 def watch(chain_id: int) -> None:
@@ -63,10 +51,6 @@ def watch(chain_id: int) -> None:
         ring_chain(chain_id)
 
 
-def in_flight(chain_id: int) -> QuerySet[Transaction]:
-    return Transaction.objects.filter(chain_id=chain_id, state__in=IN_FLIGHT)
-
-
 class Watch:
     """One worker's ownership of a chain's receipts."""
 
@@ -75,22 +59,33 @@ class Watch:
         self.chain = held.row
         self.rpc = chains.connect(held.row)
         self.ledger = Ledger(held, self.rpc)
+        self.receipts = Receipts(self.rpc)
         self._read_head = ""  # nothing can be new while this is the head
+        self._read_number: int | None = None
 
     def run(self, seconds: float) -> None:
         """Poll until nothing is in flight or the slice is used."""
         pause = min(max(self.chain.block_time_ms / 4000, 0.05), 3.0)
         deadline = time.monotonic() + seconds
+        self._try(self._recheck)
         while in_flight(self.chain.pk).exists():
-            try:
-                self.poll()
-            except RpcError as error:
-                log.warning("chain_not_read", chain=self.chain.pk, code=error.code, text=error.message)
+            self._try(self.poll)
             left = deadline - time.monotonic()
             # Slept to its end even when the slice is shorter than the pause: the next watch begins with a look.
             time.sleep(max(0.0, min(pause, left)))
             if left <= pause:
                 return
+
+    def _try(self, look: Callable[[], None]) -> None:
+        try:
+            look()
+        except RpcError as error:
+            log.warning("chain_not_read", chain=self.chain.pk, code=error.code, text=error.message)
+
+    def _recheck(self) -> None:
+        """Now and then look again at what was settled: a reorganisation may have been deeper than was waited for."""
+        if rechecking.is_due(self.held):
+            rechecking.recheck(self.held, self.rpc)
 
     def poll(self) -> None:
         """Look at the chain once. Raises RpcError when it cannot be seen; then nothing has changed."""
@@ -98,56 +93,39 @@ class Watch:
         latest = blocks.fetch_latest(self.rpc)
         if latest.hash == self._read_head or not self.ledger.follow(latest):
             return
-        candidates = self._candidates(latest)
-        answers = self._receipts(candidates)
+        final = self._final(latest)
+        found = candidates.find(self.rpc, self.chain.pk, self.ledger.hashes(), final)
+        answers = self.receipts.of(found, self._fresh_blocks(latest))
         crashpoint("signer.receipts_read")
-        verdicts = self._judge(candidates, answers, latest)
+        verdicts = self._judge(found, answers, latest, final)
         self._apply(verdicts)
-        self._look_for_foreign([c for c, verdict in verdicts if verdict.finding is Finding.ABSENT], latest)
-        if all(verdict.finding is not Finding.UNKNOWN for _, verdict in verdicts):
-            self._read_head = latest.hash
+        absent = [c.transaction for c, verdict in verdicts if verdict.finding is Finding.ABSENT]
+        foreign.look(self.held, self.rpc, absent, final)
+        if len(found) < candidates.LIMIT and all(v.finding is not Finding.UNKNOWN for _, v in verdicts):
+            self._read_head, self._read_number = latest.hash, latest.number
 
-    def _candidates(self, latest: Header) -> list[Candidate]:
-        """Return what may have been mined: a used nonce, or a block that is deep enough now."""
-        rows = list(in_flight(self.chain.pk).defer("data"))
-        counts = self._counts({row.lane_id for row in rows if row.state == TransactionState.BROADCASTING})
-        canonical = self.ledger.hashes()
-        wanted = {row.pk: row for row in rows if self._worth_reading(row, counts, canonical, latest)}
-        attempts: dict[UUID, list[Attempt]] = defaultdict(list)
-        of_wanted = Attempt.objects.filter(transaction__in=list(wanted)).defer(
-            "raw", "receipt", "last_error_message"
-        )
-        for attempt in of_wanted.order_by("seq"):
-            attempts[attempt.transaction_id].append(attempt)
-        return [Candidate(row, attempts[pk]) for pk, row in wanted.items()]
+    def _fresh_blocks(self, latest: Header) -> range:
+        """Return the blocks in which what was newly mined must be; none when that is not known."""
+        if self._read_number is None:
+            return range(0)
+        return range(self._read_number + 1, latest.number + 1)
 
-    def _worth_reading(
-        self, row: Transaction, counts: Mapping[UUID, int], canonical: Mapping[int, str], latest: Header
-    ) -> bool:
-        assert row.nonce is not None
-        if row.state == TransactionState.BROADCASTING:
-            return row.nonce < counts.get(row.lane_id, 0)
-        assert row.block_number is not None
-        is_deep = latest.number - row.block_number + 1 >= self.chain.confirmations
-        return is_deep or canonical.get(row.block_number) != row.block_hash
-
-    def _counts(self, lane_ids: set[UUID]) -> dict[UUID, int]:
-        """Return the number of mined nonces of each lane; a lane whose count the node does not give is left out."""
-        lanes = list(Lane.objects.filter(pk__in=lane_ids).values_list("pk", "address"))
-        answers = self.rpc.batch([("eth_getTransactionCount", [address, "latest"]) for _, address in lanes])
-        pairs = zip(lanes, answers, strict=True)
-        return {pk: quantity(answer) for (pk, _), answer in pairs if not isinstance(answer, RpcError)}
-
-    def _receipts(self, candidates: Sequence[Candidate]) -> list[list[Any]]:
-        """Return the answers for all attempts of each candidate, RpcErrors among them."""
-        calls = [("eth_getTransactionReceipt", [attempt.hash]) for c in candidates for attempt in c.attempts]
-        answers = iter(self.rpc.batch(calls))
-        return [[next(answers) for _ in candidate.attempts] for candidate in candidates]
+    def _final(self, latest: Header) -> int:
+        """Return the highest block that counts as final."""
+        if self.chain.finality == Finality.DEPTH:
+            return latest.number - self.chain.confirmations + 1
+        number = Header.of(self.rpc.call("eth_getBlockByNumber", "finalized", False)).number
+        # A node that lags may say less than another has said.
+        known = max(number, self.chain.finalized_number or 0)
+        if known != self.chain.finalized_number:
+            guard(self.held, finalized_number=known)
+            self.chain.finalized_number = known
+        return known
 
     def _judge(
-        self, candidates: Sequence[Candidate], answers: Sequence[Sequence[Any]], latest: Header
+        self, found: Sequence[Candidate], answers: Sequence[Sequence[Any]], latest: Header, final: int
     ) -> list[tuple[Candidate, Verdict]]:
-        pairs = list(zip(candidates, answers, strict=True))
+        pairs = list(zip(found, answers, strict=True))
         lowest = [lowest_block(c.attempts, given) or c.transaction.block_number for c, given in pairs]
         deep: dict[int, str] = {}
         for number in {number for number in lowest if number is not None}:
@@ -155,7 +133,7 @@ class Watch:
         canonical = deep | self.ledger.hashes()
         verdicts = []
         for candidate, given in pairs:
-            verdict = judge(candidate.attempts, given, canonical, latest.number, self.chain.confirmations)
+            verdict = judge(candidate.attempts, given, canonical, latest.number, final)
             if verdict.finding is Finding.ABSENT and _lost_its_block(candidate.transaction, canonical):
                 verdict = Verdict(Finding.ORPHANED)
             verdicts.append((candidate, verdict))
@@ -187,68 +165,44 @@ class Watch:
 
     @staticmethod
     def _store_receipts(verdicts: Sequence[Verdict]) -> None:
-        attempts = []
+        rows = {}
         for verdict in verdicts:
             assert verdict.attempt is not None
-            verdict.attempt.receipt = {k: v for k, v in (verdict.receipt or {}).items() if k != "logsBloom"}
-            attempts.append(verdict.attempt)
-        Attempt.objects.bulk_update(attempts, ["receipt"], batch_size=100)
+            rows[verdict.attempt.pk] = [
+                {k: v for k, v in (verdict.receipt or {}).items() if k != "logsBloom"}
+            ]
+        update_each(Attempt, ("receipt",), rows)
 
     def _write(
         self, found: Sequence[tuple[Candidate, Verdict]], reasons: Mapping[UUID, dict[str, str]]
     ) -> list[UUID]:
         """Move the transactions; those that end alike in the same block in one statement. Returns the settled ids."""
-        groups: dict[tuple[Any, ...], list[tuple[Candidate, Verdict]]] = defaultdict(list)
+        groups: dict[tuple[Any, ...], dict[UUID, UUID]] = defaultdict(dict)
         settled = []
         for candidate, verdict in found:
+            assert verdict.attempt is not None
             pk = candidate.transaction.pk
             state = outcome(candidate, verdict)
-            block = (verdict.block_number, verdict.block_hash)
             # Each failure has its own error: a group of its own.
-            groups[state, block, pk if pk in reasons else None].append((candidate, verdict))
+            failed = pk if pk in reasons else None
+            group = (state, verdict.block_number, verdict.block_hash, failed, _afterword(candidate, state))
+            groups[group][pk] = verdict.attempt.pk
             if verdict.finding is Finding.FINAL:
                 settled.append(pk)
-        for (state, (number, block_hash), failed), members in groups.items():
-            ids = [candidate.transaction.pk for candidate, _ in members]
-            updates: dict[str, Any] = {
-                "winner": _winner([verdict for _, verdict in members]),
-                "block_number": number,
-                "block_hash": block_hash,
-            }
+        now = self.held.now()
+        for (state, number, block_hash, failed, afterword), winners in groups.items():
+            block = {"block_number": number, "block_hash": block_hash}
             if state == TransactionState.CONFIRMING:
-                in_flight(self.chain.pk).filter(pk__in=ids).update(state=state, sub_state="", **updates)
+                rows = {pk: (attempt,) for pk, attempt in winners.items()}
+                updates: dict[str, Any] = {"state": state, "sub_state": "", **block}
+                update_each(Transaction, ("winner",), rows, states=IN_FLIGHT, **updates)
                 continue
             if failed is not None:
-                updates["error"] = reasons[failed]
+                block["error"] = reasons[failed]
             elif state == TransactionState.COMPLETED:
-                updates["error"] = None
-            settling.end(ids, state, **updates)
+                block["error"] = None
+            settling.end_mined(winners, state, now, sub_state=afterword, **block)
         return settled
-
-    def _look_for_foreign(self, absent: Sequence[Candidate], latest: Header) -> None:
-        """Mark transactions whose nonce was used, deep in the chain, by something that is not ours.
-
-        Only marks them: the drain then stops the lane, and a person decides. The nonce is never given anew from here.
-        """
-        at = latest.number - max(FOREIGN_DEPTH, self.chain.confirmations)
-        fresh = [c.transaction for c in absent if c.transaction.sub_state != SubState.NONCE_FOREIGN]
-        if at < 0 or not fresh:
-            return
-        lanes = list(Lane.objects.filter(pk__in={row.lane_id for row in fresh}).values_list("pk", "address"))
-        counts = self.rpc.batch_or_raise(
-            [("eth_getTransactionCount", [address, hex(at)]) for _, address in lanes]
-        )
-        used = {pk: quantity(count) for (pk, _), count in zip(lanes, counts, strict=True)}
-        foreign = [row for row in fresh if row.nonce is not None and row.nonce < used[row.lane_id]]
-        if not foreign:
-            return
-        with transaction.atomic():
-            guard(self.held)
-            rows = in_flight(self.chain.pk).filter(pk__in=[row.pk for row in foreign])
-            rows.filter(state=TransactionState.BROADCASTING).update(sub_state=SubState.NONCE_FOREIGN)
-        log.error("nonce_used_by_stranger", transactions=[str(row.pk) for row in foreign])
-        for lane_id in {row.lane_id for row in foreign}:
-            ring_lane(lane_id)
 
 
 def _lost_its_block(row: Transaction, canonical: Mapping[int, str]) -> bool:
@@ -258,10 +212,10 @@ def _lost_its_block(row: Transaction, canonical: Mapping[int, str]) -> bool:
     return canonical.get(row.block_number, row.block_hash) != row.block_hash
 
 
-def _winner(verdicts: Sequence[Verdict]) -> Subquery:
-    """Each transaction's mined attempt, for one UPDATE over many transactions."""
-    ids = [verdict.attempt.pk for verdict in verdicts if verdict.attempt is not None]
-    return Subquery(Attempt.objects.filter(transaction=OuterRef("pk"), pk__in=ids).values("pk")[:1])
+def _afterword(candidate: Candidate, state: TransactionState) -> SubState:
+    """Return what is to be said of a transaction beside its final state."""
+    was_cancelled = candidate.transaction.noop_outcome == TransactionState.CANCELLED
+    return SubState.CANCEL_LOST if was_cancelled and state != TransactionState.CANCELLED else SubState.NONE
 
 
 def _reverted(candidate: Candidate, verdict: Verdict) -> bool:

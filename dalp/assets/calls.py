@@ -41,6 +41,7 @@ class Sender:
             sender=self.key,
             to=None,
             data=encode_constructor(code.abi, code.bytecode, *arguments),
+            error_abi=tuple(Contract(code.abi).errors),
             label=f"deploy {name}",
         )
 
@@ -58,6 +59,7 @@ class Sender:
             to=target.address,
             data=target.encode(function, *arguments),
             gas_limit=gas_limit,
+            error_abi=tuple(target.errors),
             label=label or function,
         )
 

@@ -8,7 +8,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from signer.fields import WeiField
-from signer.states import FeeMarket, Finality
+from signer.states import FeeMarket, Finality, ForeignNonces
 from workflows import Leased
 
 # 500 gwei: far above any ordinary market, far below what empties an account.
@@ -34,6 +34,7 @@ class Chain(Leased):
     max_fee_per_gas_wei = WeiField(default=DEFAULT_FEE_CEILING_WEI)
     # A fee above this share of the market's is taken for a mistake.
     ceiling_percent = models.PositiveIntegerField(default=500, validators=[MinValueValidator(113)])
+    foreign_nonces = models.CharField(max_length=10, choices=ForeignNonces, default=ForeignNonces.BLOCK)
     # The contract that says what the data costs on the chain below (OP Stack: GasPriceOracle); blank: nothing.
     l1_fee_oracle = models.CharField(max_length=42, default="", blank=True)
     head_number = models.BigIntegerField(null=True, blank=True)

@@ -8,6 +8,7 @@ from django.utils import timezone
 from signer.fields import WeiField
 from signer.models.chains import Chain
 from signer.states import (
+    FINAL,
     IN_FLIGHT,
     WAITING,
     AttemptState,
@@ -28,6 +29,7 @@ class Lane(Leased):
     chain = models.ForeignKey(Chain, on_delete=models.PROTECT, related_name="lanes")
     address = models.CharField(max_length=42)
     next_nonce = models.BigIntegerField(null=True, blank=True)  # unknown until the chain was asked once
+    first_nonce = models.BigIntegerField(null=True, blank=True)  # all below were used before us, or by others
     state = models.CharField(max_length=10, choices=LaneState, default=LaneState.ACTIVE)
     state_reason = models.TextField(default="", blank=True)  # why it gives out no nonces
     # How many may be in flight now, between 1 and the chain's limit: less after a pool had no room, more again later.
@@ -65,6 +67,8 @@ class Transaction(models.Model):
     envelope = models.CharField(max_length=12, choices=Envelope, default=Envelope.DYNAMIC_FEE)
     access_list = models.JSONField(null=True, blank=True)
     authorizations = models.JSONField(null=True, blank=True)
+    simulate = models.BooleanField(default=True)  # before it is given a nonce
+    error_abi = models.JSONField(null=True, blank=True)  # the custom errors by which a revert is understood
     speed = models.CharField(max_length=10, default="standard")
     priority = models.SmallIntegerField(default=0)  # higher first; among equals in the order of submission
     valid_until = models.DateTimeField(null=True, blank=True)
@@ -83,7 +87,15 @@ class Transaction(models.Model):
     block_hash = models.CharField(max_length=66, default="", blank=True)
     # Microseconds of the submitting process: the order in which nonces are given. Ids only sort by millisecond.
     created_at = models.DateTimeField(default=timezone.now)
+    # Of the attempts together, for the sums over a lane: the most it can take from the balance and from a block.
+    reserved_wei = WeiField(default=0)
+    reserved_gas = models.BigIntegerField(default=0)
+    # Since when a node may have it: the instant at which its first bytes were committed.
     broadcast_at = models.DateTimeField(null=True, blank=True)
+    # The number of its next first attempt: above 0 when earlier ones became void.
+    next_seq = models.PositiveIntegerField(default=0)
+    # When its lane has to see to it again; NULL before it has a nonce.
+    look_at = models.DateTimeField(null=True, blank=True)
     settled_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -119,7 +131,7 @@ class Transaction(models.Model):
         indexes = (
             # What a drain takes next; settled transactions are not in it, so it stays as small as the queue.
             models.Index(
-                fields=["lane", "created_at", "id"],
+                fields=["lane", "-priority", "created_at", "id"],
                 name="signer_transaction_waiting",
                 condition=Q(state__in=WAITING),
             ),
@@ -129,9 +141,25 @@ class Transaction(models.Model):
                 condition=Q(state__in=IN_FLIGHT),
             ),
             models.Index(
+                fields=["lane", "look_at"],
+                name="signer_transaction_due",
+                condition=Q(state=TransactionState.BROADCASTING),
+            ),
+            models.Index(
+                fields=["valid_until"],
+                name="signer_transaction_expiring",
+                condition=Q(state__in=WAITING, valid_until__isnull=False),
+            ),
+            models.Index(
                 fields=["chain", "block_number"],
                 name="signer_transaction_unsettled",
                 condition=Q(state__in=IN_FLIGHT),
+            ),
+            # What a second look compares with the chain: the settled ones of its last blocks.
+            models.Index(
+                fields=["chain", "block_number"],
+                name="signer_transaction_settled",
+                condition=Q(state__in=FINAL, block_number__isnull=False),
             ),
             models.Index(fields=["-created_at", "-id"], name="signer_transaction_newest"),
             models.Index(fields=["correlation_id"], name="signer_transaction_correlation"),
@@ -173,6 +201,15 @@ class Attempt(models.Model):
             # Two workers that replace the same transaction cannot both commit.
             models.UniqueConstraint(
                 fields=["transaction", "seq"], name="signer_attempt_transaction_seq_unique"
+            ),
+        )
+
+        indexes = (
+            # What a node is not known to have: few, among all attempts ever made.
+            models.Index(
+                fields=["transaction"],
+                name="signer_attempt_unsent",
+                condition=Q(state=AttemptState.SIGNED),
             ),
         )
 

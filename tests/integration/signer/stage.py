@@ -2,12 +2,14 @@
 
 import json
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from django.conf import settings
+from django.db.models import F
 
 from dalp.local.servers import AnvilServer
 from keyguard import create_key
@@ -16,9 +18,11 @@ from signer import (
     Transaction,
     TransactionRequest,
     encode_constructor,
+    granting,
     lanes,
     register_chain,
     replacing,
+    sending,
     submit_transaction,
     watching,
 )
@@ -90,6 +94,16 @@ class Stage:
         left = Transaction.objects.filter(settled_at__isnull=True).values_list("state", "sub_state")
         raise AssertionError(f"not settled: {list(left)}")
 
+    def later(self, seconds: float) -> None:
+        """Have so much time pass for all that is in flight."""
+        by = timedelta(seconds=seconds)
+        Transaction.objects.filter(state__in=IN_FLIGHT).update(
+            look_at=F("look_at") - by, broadcast_at=F("broadcast_at") - by
+        )
+        Attempt.objects.filter(transaction__state__in=IN_FLIGHT).update(
+            first_sent_at=F("first_sent_at") - by, last_sent_at=F("last_sent_at") - by
+        )
+
     def in_flight(self) -> int:
         return Transaction.objects.filter(state__in=IN_FLIGHT).count()
 
@@ -119,7 +133,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, name: str, times: int = 1) -> None
             left[0] -= 1
             raise Crash(name)
 
-    for module in (lanes, replacing, watching):
+    for module in (granting, replacing, sending, watching):
         monkeypatch.setattr(module, "crashpoint", crashpoint)
 
 

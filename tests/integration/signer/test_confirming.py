@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from signer.models import Block, Chain, Transaction
+from signer.models import Block, Chain, Incident, Transaction
 from tests.integration.signer.lying_node import LyingNode
 from tests.integration.signer.stage import Crash, Stage, crash_at
 
@@ -107,18 +107,22 @@ def test_fork_is_noticed_when_the_new_chain_is_longer(manual: Stage) -> None:
 
 
 @pytest.mark.case("S66")
-def test_fork_below_a_final_transaction_is_reported(manual: Stage, caplog: pytest.LogCaptureFixture) -> None:
+def test_fork_below_a_final_transaction_is_an_incident_and_its_bytes_are_sent_again(manual: Stage) -> None:
     row = manual.submit()
     manual.drain()
     manual.mine()
     manual.watch()
     assert state(row) == "COMPLETED"
+    assert row.winner is not None
     manual.submit()
     manual.rpc("anvil_reorg", 1, [])
     manual.drain()
     manual.watch()
-    assert "fork_deeper_than_confirmations" in caplog.text
-    assert str(row.pk) in caplog.text
+    incident = Incident.objects.get(kind="DEEP_REORG")
+    assert incident.details["transactions"] == [str(row.pk)]
+    assert [entry["nonce"] for entry in manual.pool().values()] == ["0x0", "0x1"]
+    assert manual.pool()["0"]["hash"] == row.winner.hash, "nothing above it could be mined without it"
+    assert state(row) == "COMPLETED", "what was told cannot be taken back"
 
 
 @pytest.mark.case("S8")

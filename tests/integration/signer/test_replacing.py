@@ -115,7 +115,8 @@ def test_forgotten_by_the_node_is_sent_again(manual: Stage, monkeypatch: pytest.
     assert manual.pool() == {}
     manual.drain()
     assert manual.pool() == {}  # not before its time
-    wait(monkeypatch, resend_seconds=0)
+    wait(monkeypatch, bump_after_seconds=10**6)
+    manual.later(61)
     manual.drain()
     assert [entry["hash"] for entry in manual.pool().values()] == hashes
 

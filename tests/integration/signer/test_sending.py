@@ -150,7 +150,7 @@ def test_lane_drained_ten_times_at_once_gives_each_nonce_once(stage: Stage) -> N
 @pytest.mark.case("S14")
 def test_worker_that_lost_its_lane_writes_nothing(manual: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lane changes hands while the first worker holds signed transactions in memory."""
-    from signer import lanes
+    from signer import granting
 
     row = manual.submit()
     armed = [True]
@@ -163,7 +163,7 @@ def test_worker_that_lost_its_lane_writes_nothing(manual: Stage, monkeypatch: py
             queue.client().flushall()
             drain(manual.lane.pk)
 
-    monkeypatch.setattr(lanes, "crashpoint", crashpoint)
+    monkeypatch.setattr(granting, "crashpoint", crashpoint)
     manual.drain()
     assert not armed
     [attempt] = manual.attempts(row.pk)

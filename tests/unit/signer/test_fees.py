@@ -112,11 +112,11 @@ def test_legacy_quote_is_one_price() -> None:
 def test_first_offer_at_the_default_tip_can_be_replaced_on_a_quiet_chain(base: int, tip: int) -> None:
     first = quote({"baseFeePerGas": [hex(base)], "reward": []}, "standard")
     market = Fees(2 * base + tip, tip)
-    assert replacement_fees(first, market, ceiling(market, 500 * 10**9)) is not None
+    assert replacement_fees(first, market, ceiling(market, 500 * 10**9, 500)) is not None
 
 
 def test_ceiling_is_five_times_the_market_and_never_above_the_cap() -> None:
     gwei = 10**9
-    assert ceiling(Fees(100 * gwei, 10), 1000 * gwei) == Fees(500 * gwei, 500 * gwei)
-    assert ceiling(Fees(100 * gwei, 10), 300 * gwei) == Fees(300 * gwei, 300 * gwei)
+    assert ceiling(Fees(100 * gwei, 10), 1000 * gwei, 500) == Fees(500 * gwei, 500 * gwei)
+    assert ceiling(Fees(100 * gwei, 10), 300 * gwei, 500) == Fees(300 * gwei, 300 * gwei)
     assert within(Fees(100, 50), 30) == Fees(30, 30)

@@ -27,13 +27,13 @@ def receipt(attempt: Attempt, block: int = 10, **changes: Any) -> dict[str, Any]
 
 
 def finding(answers: list[Any], head: int = 10, confirmations: int = 1) -> Finding:
-    return judge([OLD, NEW], answers, CANONICAL, head, confirmations).finding
+    return judge([OLD, NEW], answers, CANONICAL, head, head - confirmations + 1).finding
 
 
 @pytest.mark.case("S55")
 def test_any_attempt_may_have_won() -> None:
-    assert judge([OLD, NEW], [receipt(OLD), None], CANONICAL, 10, 1).attempt is OLD
-    assert judge([OLD, NEW], [None, receipt(NEW)], CANONICAL, 10, 1).attempt is NEW
+    assert judge([OLD, NEW], [receipt(OLD), None], CANONICAL, 10, 10).attempt is OLD
+    assert judge([OLD, NEW], [None, receipt(NEW)], CANONICAL, 10, 10).attempt is NEW
 
 
 def test_depth_counts_the_block_itself() -> None:

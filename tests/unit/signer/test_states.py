@@ -5,17 +5,17 @@ from signer.states import FINAL, IN_FLIGHT, TRANSITIONS, WAITING, TransactionSta
 
 def test_every_state_is_in_the_table_and_final_ones_lead_nowhere() -> None:
     assert set(TRANSITIONS) == set(TransactionState)
-    assert {state for state, targets in TRANSITIONS.items() if not targets} == {*FINAL, "PENDING_APPROVAL"}
+    assert {state for state, targets in TRANSITIONS.items() if not targets} == {*FINAL, "SIGNING"}
     assert {*WAITING, *IN_FLIGHT, *FINAL} == set(TransactionState)
 
 
-def test_nothing_in_flight_goes_back_to_where_a_nonce_is_given() -> None:
-    for state in IN_FLIGHT:
-        assert not TRANSITIONS[state] & set(WAITING)
+def test_only_what_a_stranger_made_impossible_goes_back_to_where_a_nonce_is_given() -> None:
+    back = {state: TRANSITIONS[state] & set(WAITING) for state in IN_FLIGHT}
+    assert back == {"BROADCASTING": {"QUEUED"}, "CONFIRMING": set()}
 
 
 def test_a_nonce_is_given_in_one_place_only() -> None:
-    assert [state for state in may_become(TransactionState.BROADCASTING) if state in WAITING] == ["SIGNING"]
+    assert [state for state in may_become(TransactionState.BROADCASTING) if state in WAITING] == ["PREPARING"]
 
 
 def test_completed_is_reached_only_from_the_chain() -> None:

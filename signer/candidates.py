@@ -1,0 +1,118 @@
+"""Which transactions in flight may have been mined, and the receipts that say so: few questions, whatever is in flight.
+
+A lane's count of mined nonces tells which of its transactions a block holds. Where many are in few blocks, a block's
+receipts are asked for as a whole.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Min, Q, QuerySet
+
+from signer.errors import RpcError, RpcNodeError
+from signer.flights import attempts_of
+from signer.models import Attempt, Transaction
+from signer.rpc import Rpc, quantity
+from signer.states import IN_FLIGHT, TransactionState
+
+# How many are looked at in one go; what is left is found by the next look, at once.
+LIMIT = 1000
+# A block's receipts are asked for as a whole when this many of one's own are expected in it.
+WORTH_A_BLOCK = 10
+BLOCKS_MAX = 16
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A transaction in flight that may have been mined."""
+
+    transaction: Transaction
+    attempts: Sequence[Attempt]
+
+
+def in_flight(chain_id: int) -> "QuerySet[Transaction]":
+    return Transaction.objects.filter(chain_id=chain_id, state__in=IN_FLIGHT)
+
+
+def find(rpc: Rpc, chain_id: int, canonical: Mapping[int, str], final: int) -> list[Candidate]:
+    """Return what may have been mined since the last look: a used nonce, a block that is final or gone.
+
+    canonical: block hash by number. final: the highest block that counts as final.
+    """
+    confirming = Q(state=TransactionState.CONFIRMING) & (
+        Q(block_number__lte=final) | Q(block_hash__in=_gone(chain_id, canonical))
+    )
+    wanted = confirming | _used(rpc, chain_id)
+    rows = list(in_flight(chain_id).filter(wanted).defer("data").order_by("nonce", "id")[:LIMIT])
+    attempts: dict[UUID, list[Attempt]] = defaultdict(list)
+    for attempt in attempts_of(rows):
+        attempts[attempt.transaction_id].append(attempt)
+    return [Candidate(row, attempts[row.pk]) for row in rows]
+
+
+def _gone(chain_id: int, canonical: Mapping[int, str]) -> list[str]:
+    """Return the blocks that hold something of ours and are not on the chain any more."""
+    confirming = in_flight(chain_id).filter(state=TransactionState.CONFIRMING)
+    held = confirming.order_by().values_list("block_number", "block_hash").distinct()
+    return [given for number, given in held if canonical.get(number or 0, given) != given]
+
+
+def _used(rpc: Rpc, chain_id: int) -> Q:
+    """Return the condition of having a nonce that the chain has used, one of whatever lane."""
+    still_open = in_flight(chain_id).filter(state=TransactionState.BROADCASTING).order_by()
+    lanes = list(
+        still_open.values("lane_id", "lane__address").annotate(lowest=Min("nonce")).order_by("lane_id")
+    )
+    counts = rpc.batch([("eth_getTransactionCount", [lane["lane__address"], "latest"]) for lane in lanes])
+    used = Q(pk=None)
+    for lane, answer in zip(lanes, counts, strict=True):
+        # A count that the node does not give says nothing about the lane.
+        if not isinstance(answer, RpcError) and quantity(answer) > lane["lowest"]:
+            used |= Q(lane=lane["lane_id"], nonce__lt=quantity(answer), state=TransactionState.BROADCASTING)
+    return used
+
+
+class Receipts:
+    """Reads receipts of a chain for one watcher, whole blocks at a time where that is less."""
+
+    def __init__(self, rpc: Rpc) -> None:
+        self.rpc = rpc
+        self._blocks_are_given = True  # until the node says that it does not know the method
+
+    def of(self, candidates: Sequence[Candidate], fresh_blocks: Iterable[int]) -> list[list[Any]]:
+        """Return the answers for all attempts of each candidate, RpcErrors among them.
+
+        fresh_blocks: those in which what was newly mined must be.
+        """
+        found = self._by_block(candidates, list(fresh_blocks))
+        missing = [
+            attempt.hash
+            for candidate in candidates
+            if not any(attempt.hash in found for attempt in candidate.attempts)
+            for attempt in candidate.attempts
+        ]
+        answers = self.rpc.batch([("eth_getTransactionReceipt", [each]) for each in missing])
+        known = found | dict(zip(missing, answers, strict=True))
+        return [[known.get(attempt.hash) for attempt in candidate.attempts] for candidate in candidates]
+
+    def _by_block(self, candidates: Sequence[Candidate], fresh: list[int]) -> dict[str, Any]:
+        blocks = Counter(candidate.transaction.block_number for candidate in candidates)
+        newly = blocks.pop(None, 0)
+        wanted = {number for number, count in blocks.items() if number is not None and count >= WORTH_A_BLOCK}
+        if newly >= WORTH_A_BLOCK * max(1, len(fresh)):
+            wanted |= set(fresh)
+        if not wanted or len(wanted) > BLOCKS_MAX or not self._blocks_are_given:
+            return {}
+        answers = self.rpc.batch([("eth_getBlockReceipts", [hex(number)]) for number in sorted(wanted)])
+        if any(isinstance(answer, RpcNodeError) for answer in answers):
+            self._blocks_are_given = False
+        return {
+            str(receipt.get("transactionHash")).lower(): receipt
+            for answer in answers
+            if isinstance(answer, list)
+            for receipt in answer
+            if isinstance(receipt, dict)
+        }

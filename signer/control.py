@@ -1,0 +1,205 @@
+"""What people may do to lanes and transactions. Each act is on record, with who and why, and safe to do twice.
+
+Every move is a conditional UPDATE; what has to be signed or sent is left to the lane's owner, which is rung.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import OuterRef, Subquery
+from django.db.models.functions import Now
+
+from signer import blocks, chains, fees, foreign, settling, standing
+from signer.errors import NotPossibleError
+from signer.fees import Fees
+from signer.flights import attempts_of, fees_of
+from signer.models import Act, Attempt, Lane, Transaction
+from signer.ringing import after_commit, ring_lane
+from signer.sentences import gwei
+from signer.states import FINAL, AttemptState, LaneState, SubState, TransactionState
+from signer.work import owned
+
+NOT_PROVED = "Cancel it, or wait until the nonce's block is deep enough."
+
+
+def pause_lane(lane: Lane, *, actor: str, reason: str) -> None:
+    """Give out no more nonces. What has one is seen through."""
+    _stand(lane, LaneState.PAUSED, "pause", actor, reason)
+
+
+def drain_lane(lane: Lane, *, actor: str, reason: str) -> None:
+    """Give out no more nonces, and pause the lane as soon as nothing is in flight: before its key is changed."""
+    _stand(lane, LaneState.DRAINING, "drain", actor, reason)
+
+
+def resume_lane(lane: Lane, *, actor: str, reason: str) -> None:
+    """Give out nonces again. What blocked the lane blocks it again, where it is still so."""
+    _stand(lane, LaneState.ACTIVE, "resume", actor, reason)
+
+
+def _stand(lane: Lane, state: LaneState, verb: str, actor: str, reason: str) -> None:
+    with transaction.atomic():
+        lane.refresh_from_db(fields=["state", "state_reason"])
+        before = lane.state
+        if before == state:
+            return
+        if not standing.move(lane, state, f"{reason} ({actor})"):
+            raise NotPossibleError(
+                f"a lane that is {before} cannot be made {state}",
+                "Resume it first, when what stopped it is mended.",
+            )
+        if state == LaneState.ACTIVE:
+            standing.unblocked(lane, reason, actor)
+        note(actor, verb, reason, lane=lane, before=before)
+        after_commit(lambda: ring_lane(lane.pk))
+
+
+def cancel_transaction(row: Transaction, *, actor: str, reason: str) -> None:
+    """Cancel a transaction: at once where it has no nonce, else by a no-op at its nonce. The chain decides which wins.
+
+    Raises NotPossibleError when a block holds it, or it has ended.
+    """
+    with transaction.atomic():
+        note(actor, "cancel", reason, lane=row.lane, transaction=row)
+        if settling.cancel_unbegun(row.pk):
+            settling.tell_workflows([row.pk])
+            return
+        _want_noop(row, TransactionState.CANCELLED, SubState.CANCELLING, "whoever asked for it cancelled it")
+
+
+def requeue(row: Transaction, *, actor: str, reason: str) -> None:
+    """Give a transaction another nonce whose own a stranger's transaction has used: proved anew, at this moment.
+
+    Raises NotPossibleError when that is not proved, RpcError when the nodes do not say.
+    """
+    rpc = chains.connect(row.chain)
+    head = blocks.fetch_latest(rpc).number
+    row.refresh_from_db()
+    if row.sub_state != SubState.NONCE_FOREIGN or not foreign.proved(rpc, [row], head - foreign.DEPTH):
+        raise NotPossibleError("it is not proved that a stranger's transaction used its nonce", NOT_PROVED)
+    with owned(row.lane) as held, transaction.atomic():
+        foreign.requeue(held, [row.pk], actor, reason)
+        after_commit(lambda: ring_lane(row.lane_id))
+
+
+def give_up(row: Transaction, *, actor: str, reason: str) -> None:
+    """End a transaction as failed whose nonce a stranger's has used. Raises NotPossibleError where that is not so."""
+    with transaction.atomic():
+        if not settling.end_taken(row.pk):
+            raise NotPossibleError(
+                "it is not proved that a stranger's transaction used its nonce", NOT_PROVED
+            )
+        note(actor, "give_up", reason, lane=row.lane, transaction=row)
+        after_commit(lambda: ring_lane(row.lane_id))
+
+
+def _want_noop(row: Transaction, outcome: TransactionState, why: SubState, message: str) -> None:
+    rows = Transaction.objects.filter(pk=row.pk, state=TransactionState.BROADCASTING)
+    error = {"code": f"TRANSACTION_{outcome}", "message": message}
+    if not rows.filter(noop_outcome="").update(
+        noop_outcome=outcome, sub_state=why, error=error, look_at=Now()
+    ):
+        row.refresh_from_db()
+        _refuse_settled(row)
+        if row.noop_outcome != outcome:
+            raise NotPossibleError(
+                f"a no-op takes its nonce already: {row.get_sub_state_display()}", "Wait for it."
+            )
+    after_commit(lambda: ring_lane(row.lane_id))
+
+
+def speed_up(row: Transaction, offer: Fees | None = None, *, actor: str, reason: str) -> None:
+    """Raise a transaction's fees now: by an eighth or to the market, or to `offer`.
+
+    Raises NotPossibleError when it is not in a pool, or a node would refuse the offer, or the ceiling does.
+    """
+    with transaction.atomic():
+        row.refresh_from_db()
+        _refuse_settled(row)
+        if row.state != TransactionState.BROADCASTING:
+            raise NotPossibleError(
+                "it has no nonce yet, so nothing of it is in a pool", "Wait until it is sent."
+            )
+        wanted = _checked(row, offer) if offer else {}
+        note(actor, "speed_up", reason, lane=row.lane, transaction=row, **wanted)
+        rows = Transaction.objects.filter(pk=row.pk, state=TransactionState.BROADCASTING)
+        if not rows.update(speed_up=wanted, look_at=Now()):
+            raise NotPossibleError("a block holds it already", "Nothing needs to be done.")
+        after_commit(lambda: ring_lane(row.lane_id))
+
+
+def _checked(row: Transaction, offer: Fees) -> dict[str, Any]:
+    best = fees.highest([fees_of(attempt) for attempt in attempts_of([row])])
+    least = Fees(fees.raised(best.max_fee_per_gas_wei), fees.raised(best.max_priority_fee_per_gas_wei))
+    limit = row.chain.max_fee_per_gas_wei
+    if offer.max_priority_fee_per_gas_wei > offer.max_fee_per_gas_wei:
+        raise NotPossibleError("the tip is more than the fee", "Offer a fee of at least the tip.")
+    if not offer.covers(least):
+        raise NotPossibleError(
+            f"a node takes no less than {gwei(least.max_fee_per_gas_wei)} gwei with a tip of "
+            f"{gwei(least.max_priority_fee_per_gas_wei)} gwei in place of what is out",
+            "Offer at least that.",
+        )
+    if offer.max_fee_per_gas_wei > limit:
+        raise NotPossibleError(
+            f"the chain's ceiling is {gwei(limit)} gwei", "Offer less, or raise the ceiling first."
+        )
+    return {
+        "max_fee_per_gas_wei": str(offer.max_fee_per_gas_wei),
+        "max_priority_fee_per_gas_wei": str(offer.max_priority_fee_per_gas_wei),
+    }
+
+
+def resend(lane: Lane, first: int, last: int, *, actor: str, reason: str) -> int:
+    """Have the same bytes of all that is out with nonces `first` to `last` sent again now; return how many that are."""
+    with transaction.atomic():
+        rows = Transaction.objects.filter(
+            lane=lane, state=TransactionState.BROADCASTING, nonce__gte=first, nonce__lte=last
+        )
+        newest = Attempt.objects.filter(transaction=OuterRef("pk")).exclude(state=AttemptState.VOID)
+        bests = rows.annotate(best=Subquery(newest.order_by("-seq").values("pk")[:1])).values("best")
+        Attempt.objects.filter(pk__in=list(bests.values_list("best", flat=True))).update(last_sent_at=None)
+        count = rows.update(look_at=Now())
+        note(actor, "resend", reason, lane=lane, first=first, last=last, count=count)
+        after_commit(lambda: ring_lane(lane.pk))
+    return count
+
+
+def approve(ids: Sequence[UUID]) -> int:
+    """Have transactions go on that people have approved: each is simulated and priced anew. Returns how many."""
+    rows = Transaction.objects.filter(pk__in=ids, state=TransactionState.PENDING_APPROVAL)
+    lanes = set(rows.values_list("lane_id", flat=True))
+    count = rows.update(state=TransactionState.QUEUED, sub_state="")
+    for lane_id in lanes:
+        after_commit(lambda lane_id=lane_id: ring_lane(lane_id))  # type: ignore[misc]
+    return count
+
+
+def reject(ids: Sequence[UUID], reason: str) -> int:
+    """End transactions that people would not have signed. Returns how many."""
+    rows = Transaction.objects.filter(pk__in=ids, state=TransactionState.PENDING_APPROVAL)
+    error = {"code": "TRANSACTION_NOT_APPROVED", "message": reason}
+    with transaction.atomic():
+        waiting = list(rows.values_list("pk", flat=True))
+        settling.end_unsent(dict.fromkeys(waiting, error))
+    return len(waiting)
+
+
+def note(
+    actor: str, verb: str, reason: str, *, lane: Lane, transaction: Transaction | None = None, **details: Any
+) -> None:
+    """Put on record what a person did. Joins the caller's transaction."""
+    Act.objects.create(
+        actor=actor, verb=verb, reason=reason, lane=lane, transaction=transaction, details=details
+    )
+
+
+def _refuse_settled(row: Transaction) -> None:
+    if row.state in FINAL:
+        raise NotPossibleError(f"it has ended: {row.state}", "Nothing can be done about it any more.")
+    if row.state == TransactionState.CONFIRMING:
+        raise NotPossibleError(
+            f"block {row.block_number} holds it; it waits for confirmations only", "Nothing needs to be done."
+        )

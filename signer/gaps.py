@@ -1,0 +1,90 @@
+"""Nonces below what is in flight that the chain has not used: nothing above them can be mined until they are.
+
+One that is a settled transaction's is in a block that the chain has dropped, deeper than was waited for: its own bytes
+are sent again. One that is nobody's is used up by a filler, a transaction that does nothing.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import structlog
+from django.db import transaction
+
+from signer import signing
+from signer.admission import PLAIN_TRANSFER_GAS
+from signer.fees import Fees
+from signer.flights import Sky
+from signer.market import Market
+from signer.models import Attempt, Lane, Transaction
+from signer.states import FINAL, TransactionKind, TransactionState
+from signer.work import Work
+from workflows import guard
+
+log = structlog.get_logger()
+
+SCOPE = "signer.filler"
+# So many nonces are looked at and filled in one go.
+LIMIT = 50
+
+
+def fill(work: Work, sky: Sky, market: Market) -> list[Attempt]:
+    """Return what must be sent so that the chain can go on from its next nonce; fillers are committed first."""
+    missing = _missing(work.lane, sky, market)
+    if not missing:
+        return []
+    held_by = {row.nonce: row for row in Transaction.objects.filter(lane=work.lane, nonce__in=missing)}
+    dropped = [row for row in held_by.values() if row.state in FINAL and row.winner_id]
+    again = list(Attempt.objects.filter(pk__in=[row.winner_id for row in dropped]).order_by("nonce"))
+    if again:
+        log.error("settled_transactions_sent_again", transactions=[str(row.pk) for row in dropped])
+    return [*again, *_fillers(work, [nonce for nonce in missing if nonce not in held_by], market)]
+
+
+def _missing(lane: Lane, sky: Sky, market: Market) -> range:
+    """Return the nonces between the chain's next and our lowest that is open."""
+    if lane.next_nonce is None:
+        return range(0)
+    top = lane.next_nonce if sky.head_nonce is None else sky.head_nonce
+    # A node that lags may not know what was used before this lane began, or by others.
+    bottom = max(market.mined_nonces, lane.first_nonce or 0)
+    return range(bottom, min(top, bottom + LIMIT))
+
+
+def _fillers(work: Work, nonces: Sequence[int], market: Market) -> list[Attempt]:
+    if not nonces:
+        return []
+    price = market.quote("standard")
+    rows = [_filler(work, nonce, price) for nonce in nonces]
+    drafts = [signing.noop(row, 0, row.nonce or 0, price) for row in rows]
+    attempts = signing.sign_replacements(work.held, work.chain, drafts)
+    signed = {attempt.transaction_id for attempt in attempts}
+    with transaction.atomic():
+        guard(work.held)
+        # The nonce's constraint refuses what another has filled meanwhile.
+        Transaction.objects.bulk_create([row for row in rows if row.pk in signed])
+        Attempt.objects.bulk_create(attempts)
+    log.warning("gap_filled", lane=str(work.lane.pk), nonces=list(nonces))
+    return attempts
+
+
+def _filler(work: Work, nonce: int, price: Fees) -> Transaction:
+    now = work.held.now()
+    return Transaction(
+        chain=work.chain,
+        lane=work.lane,
+        kind=TransactionKind.FILLER,
+        state=TransactionState.BROADCASTING,
+        nonce=nonce,
+        to=work.lane.address,
+        gas_limit=PLAIN_TRANSFER_GAS,
+        scope=SCOPE,
+        idempotency_key=f"{work.lane.pk}:{nonce}",
+        request_hash="",
+        label=f"fills nonce {nonce}",
+        # Its no-op is what was wanted of it.
+        noop_outcome=TransactionState.COMPLETED,
+        reserved_wei=PLAIN_TRANSFER_GAS * price.max_fee_per_gas_wei,
+        reserved_gas=PLAIN_TRANSFER_GAS,
+        broadcast_at=now,
+        look_at=now + timedelta(seconds=work.patience.resend),
+    )

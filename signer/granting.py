@@ -1,0 +1,333 @@
+"""Giving nonces: the one place where they are given out.
+
+A batch of nonces, the signed bytes and the transactions' new state are one commit; only afterwards does a node see
+anything. A transaction that cannot be executed, or for which there is no room, no money or no node, gets none.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Now
+
+from signer import capacity, gaps, queue, sending, settling, signing
+from signer.admission import Admission, Ready, admit, questions
+from signer.errors import ChainMismatchError, RpcError
+from signer.flights import Sky
+from signer.incidents import close_incident, open_incident
+from signer.market import Market, read_market
+from signer.models import Attempt, Lane, Transaction
+from signer.signing import Draft
+from signer.standing import block, gives_nonces, tell_of_stranger
+from signer.statements import update_each
+from signer.states import (
+    WAITING,
+    ForeignNonces,
+    IncidentKind,
+    LaneState,
+    Purpose,
+    SubState,
+    TransactionState,
+    may_become,
+)
+from signer.work import Work
+from workflows import FencedError, crashpoint, guard
+
+log = structlog.get_logger()
+
+# How many waiting transactions are looked at and signed in one go.
+BATCH_SIZE = 200
+
+STANDSTILL = {
+    LaneState.BLOCKED: SubState.LANE_BLOCKED,
+    LaneState.PAUSED: SubState.LANE_PAUSED,
+    LaneState.DRAINING: SubState.LANE_PAUSED,
+}
+# What may hold a lane back for long, and is told of when it does.
+MONEY = {SubState.INSUFFICIENT_FUNDS: IncidentKind.LOW_BALANCE, SubState.FEE_CAPPED: IncidentKind.FEE_CAPPED}
+
+crashpoint.register("signer.prepared", "gas and fees are known, nothing is signed")
+crashpoint.register("signer.signed", "signed in memory, nothing is committed")
+crashpoint.register("signer.attempts_inserted", "in the middle of the commit of a batch of nonces")
+crashpoint.register("signer.attempts_committed", "nonces and signed bytes are committed, nothing is sent")
+crashpoint.register("signer.sent", "the node has the bytes, its answer is not recorded")
+
+
+class StandstillError(Exception):
+    """The lane was paused between the look at it and the commit."""
+
+
+def grant(work: Work, sky: Sky) -> bool:
+    """Give nonces to as many waiting transactions as room and funds allow; return whether more may follow."""
+    if work.lane.state != LaneState.ACTIVE:
+        return hold(work, STANDSTILL[LaneState(work.lane.state)])
+    room = min(BATCH_SIZE, work.cap() - sky.count)
+    if room <= 0:
+        work.full_at = sky.count
+        return hold(work, SubState.LANE_FULL)
+    candidates = list(_next(work, room))
+    if not candidates:
+        return False
+    _take(work, candidates)
+    admission = _prepare(work, candidates, sky)
+    crashpoint("signer.prepared")
+    attempts = _sign(work, admission)
+    crashpoint("signer.signed")
+    try:
+        _commit(work, admission, attempts, sky)
+    except StandstillError:
+        return hold(work, SubState.LANE_PAUSED)
+    if attempts:
+        crashpoint("signer.attempts_committed")
+    queue.take(work.lane.pk, [*admission.refused, *(attempt.transaction_id for attempt in attempts)])
+    sending.send_and_record(work, attempts, "signer.sent")
+    if attempts or admission.refused or admission.unclear:
+        return True
+    work.full_at = sky.count if admission.why == SubState.LANE_FULL else None
+    return hold(work, admission.why)
+
+
+def waiting(lane: Lane) -> "QuerySet[Transaction]":
+    """Return what waits for a nonce and for nothing else."""
+    rows = Transaction.objects.filter(lane=lane, state__in=WAITING)
+    return rows.exclude(state__in=[TransactionState.PENDING_APPROVAL, TransactionState.SIGNING])
+
+
+def _next(work: Work, room: int) -> "QuerySet[Transaction]":
+    return waiting(work.lane).exclude(pk__in=work.unclear).order_by("-priority", "created_at", "id")[:room]
+
+
+def _take(work: Work, candidates: Sequence[Transaction]) -> None:
+    """Say that a worker is at them."""
+    with transaction.atomic():
+        guard(work.held)
+        rows = Transaction.objects.filter(pk__in=[row.pk for row in candidates])
+        rows.filter(state__in=may_become(TransactionState.PREPARING)).update(
+            state=TransactionState.PREPARING, sub_state=""
+        )
+
+
+# --- Decide -----------------------------------------------------------------------------------------------
+
+
+def _prepare(work: Work, candidates: Sequence[Transaction], sky: Sky) -> Admission:
+    """Ask the chain and decide; write down what gets no nonce now."""
+    admission = _ask_and_decide(work, candidates, sky)
+    if admission.refused or admission.unclear or admission.waiting:
+        with transaction.atomic():
+            guard(work.held)
+            settling.end_unsent(admission.refused)
+            requeue(list(admission.unclear), SubState.ESTIMATE_UNCLEAR)
+            requeue(admission.waiting, admission.why)
+            _tell_of_money(work, admission)
+        _pass_over(work, [row for row in candidates if row.pk in admission.unclear], admission.unclear)
+    return admission
+
+
+def _ask_and_decide(work: Work, candidates: Sequence[Transaction], sky: Sky) -> Admission:
+    asked = questions(candidates, work.lane.address, work.chain.l1_fee_oracle)
+    try:
+        market, given = read_market(work.rpc, work.chain, work.lane.address, asked.calls)
+    except (RpcError, ChainMismatchError) as error:
+        log.warning("lane_waits", lane=str(work.lane.pk), code=error.code, text=error.message)
+        return Admission(waiting=[row.pk for row in candidates], why=SubState.NODE_UNAVAILABLE)
+    _check_nonces(work, market)
+    if work.lane.state == LaneState.BLOCKED:
+        return Admission(waiting=[row.pk for row in candidates], why=SubState.LANE_BLOCKED)
+    sending.send_and_record(work, gaps.fill(work, sky, market), "signer.sent")
+    room = work.cap(market.delegated) - sky.count
+    if room <= 0:
+        return Admission(waiting=[row.pk for row in candidates], why=SubState.LANE_FULL)
+    admission = admit(candidates[:room], asked.answers(given), market, sky.cost_wei, sky.open_gas)
+    if len(candidates) > room:
+        admission.waiting += [row.pk for row in candidates[room:]]
+        admission.why = admission.why or SubState.LANE_FULL
+    return admission
+
+
+def _check_nonces(work: Work, market: Market) -> None:
+    """Learn the first nonce, or notice that somebody else uses this address; then give out no more of them."""
+    lane, expected = work.lane, work.lane.next_nonce
+    if expected is None:
+        if market.pooled_nonces > market.mined_nonces:
+            _block(
+                work,
+                f"the node's pool holds {market.pooled_nonces - market.mined_nonces} transactions of this address "
+                "that were not sent from here",
+            )
+        lane.next_nonce = lane.first_nonce = market.mined_nonces
+    elif market.mined_nonces > expected:
+        what = f"the chain has used nonce {market.mined_nonces - 1}, the next to be given here was {expected}"
+        if work.chain.foreign_nonces == ForeignNonces.ADOPT:
+            with transaction.atomic():
+                guard(work.held)
+                tell_of_stranger(lane, what)
+            lane.next_nonce = lane.first_nonce = market.mined_nonces
+        else:
+            _block(
+                work, f"{what}: another program signs with this key, or this database is older than the chain"
+            )
+
+
+def _block(work: Work, reason: str) -> None:
+    with transaction.atomic():
+        guard(work.held)
+        block(work.lane, reason)
+
+
+def _tell_of_money(work: Work, admission: Admission) -> None:
+    """Tell people once that the lane stands still for want of money, or for the market's price."""
+    kind = MONEY.get(admission.why)
+    if kind is IncidentKind.LOW_BALANCE:
+        text = f"{work.lane.address} cannot pay for what waits on {work.chain}. Send it money; the lane goes on by itself."
+        open_incident(kind, str(work.lane), text, lane=work.lane)
+    elif kind is IncidentKind.FEE_CAPPED and admission.waiting:
+        oldest = Transaction.objects.get(pk=admission.waiting[0])
+        tell_of_ceiling(work.lane, oldest, (work.held.now() - oldest.created_at).total_seconds())
+
+
+def tell_of_ceiling(lane: Lane, row: Transaction, seconds: float) -> None:
+    """Tell people, once it has lasted, that the market's fee is above the ceiling."""
+    from django.conf import settings
+
+    if seconds >= settings.SIGNER["fee_capped_alert_seconds"]:
+        text = (
+            f"The market's fee on {lane.chain} is above the ceiling; transaction {row.pk} waits. "
+            "It goes on when the market falls, or when the chain's ceiling is raised."
+        )
+        open_incident(IncidentKind.FEE_CAPPED, str(lane), text, lane=lane)
+
+
+def _pass_over(work: Work, rows: Sequence[Transaction], words: Mapping[UUID, str]) -> None:
+    work.unclear.update(row.pk for row in rows)
+    for row in rows:
+        if row.sub_state != SubState.ESTIMATE_UNCLEAR:  # said once, not by each drain
+            log.warning("estimate_unclear", transaction=str(row.pk), text=words[row.pk])
+
+
+# --- Sign and commit --------------------------------------------------------------------------------------
+
+
+def _sign(work: Work, admission: Admission) -> list[Attempt]:
+    if not admission.ready:
+        return []
+    signed = signing.sign(work.held, work.chain, _drafts(work.lane, admission.ready))
+    if signed.refused or signed.postponed or signed.pending:
+        with transaction.atomic():
+            guard(work.held)
+            settling.end_unsent(signed.refused)
+            requeue(signed.postponed, SubState.SIGNER_UNAVAILABLE)
+            _await_approval(signed.pending)
+        admission.refused |= signed.refused
+        admission.why = SubState.SIGNER_UNAVAILABLE if signed.postponed else admission.why
+    return signed.attempts
+
+
+def _drafts(lane: Lane, ready: Sequence[Ready]) -> list[Draft]:
+    assert lane.next_nonce is not None
+    return [
+        Draft(item.transaction, item.transaction.next_seq, Purpose.PAYLOAD, nonce, item.gas_limit, item.fees)
+        for nonce, item in enumerate(ready, start=lane.next_nonce)
+    ]
+
+
+def _commit(work: Work, admission: Admission, attempts: Sequence[Attempt], sky: Sky) -> None:
+    """Nonces, bytes and states of the whole batch: all of it or nothing.
+
+    Raises StandstillError when the lane was paused meanwhile, FencedError when it or a transaction was moved.
+    """
+    if not attempts:
+        return
+    lane, next_nonce = work.lane, attempts[-1].nonce + 1
+    costs = {ready.transaction.pk: ready for ready in admission.ready}
+    rows = {
+        attempt.transaction_id: (
+            attempt.nonce,
+            costs[attempt.transaction_id].max_cost_wei,
+            attempt.gas_limit,
+        )
+        for attempt in attempts
+    }
+    now = work.held.now()
+    with transaction.atomic():
+        guard(
+            work.held, next_nonce=next_nonce, first_nonce=lane.first_nonce, **_grown_cap(work, sky, len(rows))
+        )
+        if not gives_nonces(lane):
+            raise StandstillError
+        # No attempt of it may exist already but those that a stranger's transaction made void.
+        Attempt.objects.bulk_create(attempts)
+        crashpoint("signer.attempts_inserted")
+        moved = update_each(
+            Transaction,
+            ("nonce", "reserved_wei", "reserved_gas"),
+            rows,
+            states=[TransactionState.PREPARING],
+            state=TransactionState.BROADCASTING,
+            sub_state="",
+            broadcast_at=now,
+            look_at=now + timedelta(seconds=work.patience.resend),
+        )
+        if moved != len(rows):
+            raise FencedError(f"lane {lane.pk}: {len(rows) - moved} transactions were moved meanwhile")
+        _money_is_there(work, admission)
+    lane.next_nonce = next_nonce
+
+
+def _grown_cap(work: Work, sky: Sky, count: int) -> dict[str, int]:
+    """Return the lane's next cap as a column to set, where the lane is full with these and has room to grow."""
+    cap = work.cap()
+    if sky.count + count < cap or cap >= work.limits.most:
+        return {}
+    work.lane.in_flight_cap = capacity.raised(work.lane.in_flight_cap, work.limits)
+    return {"in_flight_cap": work.lane.in_flight_cap}
+
+
+def _money_is_there(work: Work, admission: Admission) -> None:
+    """Close what was told of money, when transactions that waited for it go on."""
+    waited = {SubState(ready.transaction.sub_state) for ready in admission.ready}
+    for sub_state, kind in MONEY.items():
+        if sub_state in waited:
+            close_incident(kind, str(work.lane), "the lane goes on")
+
+
+# --- States before the nonce ------------------------------------------------------------------------------
+
+
+def hold(work: Work, why: SubState) -> bool:
+    """Mark what is new as queued, with the reason: nothing in this lane can go on now. Returns False."""
+    fresh = [TransactionState.RECEIVED, TransactionState.PREPARING]
+    rows = waiting(work.lane).filter(Q(state__in=fresh) & ~Q(pk__in=work.unclear))
+    if rows.exists():
+        with transaction.atomic():
+            guard(work.held)
+            rows.update(state=TransactionState.QUEUED, sub_state=why)
+    return False
+
+
+def requeue(ids: Sequence[UUID], why: SubState) -> None:
+    """Put transactions that got no nonce back, with the reason. Within the owner's guarded transaction."""
+    if ids:
+        rows = Transaction.objects.filter(pk__in=ids, state__in=may_become(TransactionState.QUEUED))
+        rows.filter(nonce__isnull=True).update(state=TransactionState.QUEUED, sub_state=why)
+
+
+def _await_approval(ids: Sequence[UUID]) -> None:
+    if ids:
+        rows = Transaction.objects.filter(pk__in=ids, state__in=may_become(TransactionState.PENDING_APPROVAL))
+        rows.update(state=TransactionState.PENDING_APPROVAL, sub_state="")
+
+
+def expire_waiting(work: Work) -> None:
+    """End what waits and whose time has passed: it used no nonce."""
+    late = Transaction.objects.filter(lane=work.lane, state__in=WAITING, valid_until__lte=Now())
+    ids = list(late.values_list("pk", flat=True))
+    if ids:
+        error = {"code": "TRANSACTION_EXPIRED", "message": "valid_until passed before it was sent"}
+        with transaction.atomic():
+            guard(work.held)
+            settling.end_unsent(dict.fromkeys(ids, error), TransactionState.EXPIRED)
+        queue.take(work.lane.pk, ids)

@@ -1,0 +1,134 @@
+"""A lane beside its chain: what differs, and, when a person confirms it, the next nonce corrected.
+
+Never goes below a nonce that any transaction of the lane has: what was signed for it may still be executed.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Max
+
+from signer import blocks, chains, control, foreign, standing
+from signer.errors import NotPossibleError
+from signer.models import Lane, Transaction
+from signer.ringing import after_commit, ring_lane
+from signer.rpc import quantity
+from signer.states import IN_FLIGHT, LaneState, SubState, TransactionState
+from signer.work import owned
+from workflows import guard
+
+PENDING_FOREIGN_LIMIT = 100
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What the chain says and what the lane believes."""
+
+    next_nonce: int | None  # the lane's
+    proposed_next_nonce: int
+    chain_latest: int  # how many nonces of the address are mined
+    chain_pending: int  # ... with what waits in the node's pool
+    chain_final: int  # ... at the depth at which a stranger's use counts as proved
+    highest_given: int | None
+    in_flight: int
+    foreign: list[str] = field(default_factory=list)  # transactions whose nonce a stranger provably used
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_in_step(self) -> bool:
+        return self.next_nonce == self.proposed_next_nonce and not self.foreign
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "in_step": self.is_in_step}
+
+
+def difference(lane: Lane) -> Difference:
+    """Ask the chain and return what differs; changes nothing. Raises RpcError."""
+    rpc = chains.connect(lane.chain)
+    head = blocks.fetch_latest(rpc).number
+    deep = max(0, head - max(foreign.DEPTH, lane.chain.confirmations))
+    answers = rpc.agreed(
+        [("eth_getTransactionCount", [lane.address, at]) for at in ("latest", "pending", hex(deep))]
+    )
+    latest, pending, final = (quantity(answer) for answer in _checked(answers))
+    rows = Transaction.objects.filter(lane=lane)
+    highest = rows.aggregate(highest=Max("nonce"))["highest"]
+    in_flight = rows.filter(state__in=IN_FLIGHT)
+    suspects = list(in_flight.filter(state=TransactionState.BROADCASTING, nonce__lt=final))
+    taken = foreign.proved(rpc, suspects, deep) if suspects else []
+    proposed = max(latest, -1 if highest is None else highest + 1)
+    return Difference(
+        next_nonce=lane.next_nonce,
+        proposed_next_nonce=proposed,
+        chain_latest=latest,
+        chain_pending=pending,
+        chain_final=final,
+        highest_given=highest,
+        in_flight=in_flight.count(),
+        foreign=[str(row.pk) for row in taken],
+        notes=_notes(lane, latest, pending, highest, proposed, len(taken)),
+    )
+
+
+def _checked(answers: list[Any]) -> list[Any]:
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
+
+
+def _notes(
+    lane: Lane, latest: int, pending: int, highest: int | None, proposed: int, foreign_count: int
+) -> list[str]:
+    notes = []
+    ours = -1 if highest is None else highest
+    if latest > ours + 1:
+        notes.append(
+            f"The chain has used nonces up to {latest - 1}, of which {latest - 1 - ours} were not given here: another "
+            "program signs with this key, or this database was restored from an old copy. In that case transactions that "
+            "wait here may have been executed already: look before you confirm."
+        )
+    if pending > max(latest, ours + 1):
+        notes.append(
+            f"The node's pool holds transactions up to nonce {pending - 1} that were not sent from here."
+        )
+    if lane.next_nonce is not None and lane.next_nonce > proposed:
+        notes.append(
+            f"Nonces {proposed} to {lane.next_nonce - 1} were never given to a transaction; they will be given now."
+        )
+    if foreign_count:
+        notes.append(
+            f"{foreign_count} transactions lost their nonce to a stranger's; decide on each: requeue or give up."
+        )
+    return notes or ["The lane and the chain are in step."]
+
+
+def resync(lane: Lane, *, actor: str, reason: str) -> Difference:
+    """Set the next nonce to what the difference proposes, and put a blocked lane back to work.
+
+    Raises LaneBusyError, RpcError; NotPossibleError while transactions without a usable nonce wait for a decision.
+    """
+    with owned(lane) as held:
+        held.row.chain = lane.chain
+        found = difference(held.row)
+        if found.foreign:
+            raise NotPossibleError(found.notes[-1], "Requeue or give up these transactions first.")
+        with transaction.atomic():
+            guard(held, next_nonce=found.proposed_next_nonce, first_nonce=_first(held.row, found))
+            control.note(actor, "resync", reason, lane=held.row, **found.as_dict())
+            if held.row.state == LaneState.BLOCKED and standing.move(held.row, LaneState.ACTIVE, reason):
+                standing.unblocked(held.row, reason, actor)
+            after_commit(lambda: ring_lane(lane.pk))
+    lane.refresh_from_db()
+    return found
+
+
+def _first(lane: Lane, found: Difference) -> int:
+    """Return below which nonce nothing is ever missing: what others used is no gap."""
+    lowest_ours = Transaction.objects.filter(lane=lane, state__in=IN_FLIGHT).exclude(
+        sub_state=SubState.NONCE_FOREIGN
+    )
+    first_open = lowest_ours.order_by("nonce").values_list("nonce", flat=True).first()
+    bottom = found.chain_latest if first_open is None else min(first_open, found.chain_latest)
+    return max(lane.first_nonce or 0, bottom)

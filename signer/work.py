@@ -1,0 +1,61 @@
+"""One worker's ownership of a lane, and what it has at hand while it lasts."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from signer import capacity, chains
+from signer.capacity import Limits
+from signer.errors import LaneBusyError
+from signer.flights import Patience
+from signer.models import Chain, Lane
+from signer.rpc import Rpc
+from workflows import Claim, claim, release
+
+PATIENCE_SECONDS = 5
+LEASE_SECONDS = 30
+
+
+@contextmanager
+def owned(lane: Lane) -> Iterator[Claim[Lane]]:
+    """Own the lane for the block as a worker does, for what a person decides. Raises LaneBusyError."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    held = claim(Lane, lane.pk, LEASE_SECONDS)
+    while held is None:
+        if time.monotonic() > deadline:
+            raise LaneBusyError(f"a worker is at the lane of {lane.address}")
+        time.sleep(0.1)
+        held = claim(Lane, lane.pk, LEASE_SECONDS)
+    try:
+        yield held
+    finally:
+        release(held)
+
+
+@dataclass
+class Work:
+    """A claimed lane with its chain, its node and how patient one is with it."""
+
+    held: Claim[Lane]
+    chain: Chain
+    rpc: Rpc
+    patience: Patience
+    limits: Limits
+    full_at: int | None = None  # how many were in flight when there was no room for more
+    unclear: set[UUID] = field(default_factory=set)  # passed over by this drain; the next one asks again
+
+    @classmethod
+    def on(cls, held: Claim[Lane]) -> "Work":
+        chain = held.row.chain
+        limits = Limits.of(chain.max_in_flight, chain.max_in_flight_adaptive)
+        return cls(held, chain, chains.connect(chain), Patience.of(chain.block_time_ms), limits)
+
+    @property
+    def lane(self) -> Lane:
+        return self.held.row
+
+    def cap(self, delegated: bool = False) -> int:
+        """Return how many may be in flight now."""
+        return capacity.current(self.lane.in_flight_cap, self.limits, delegated)
