@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Count, Max, Min, Q, Sum
+from django.db.models import Count, Min, Q, Sum
 from django.db.models.functions import Now
 
 from signer import fees
@@ -90,10 +90,10 @@ class Sky:
     """All that a lane has in flight, in numbers."""
 
     count: int
+    open_count: int  # of which no block holds
     cost_wei: int  # the most that all of it may still take from the balance
     open_gas: int  # the sum of the gas limits of what no block holds yet
     head_nonce: int | None  # the lowest that no block holds yet
-    last_nonce: int | None
 
 
 def survey(lane: Lane) -> Sky:
@@ -101,12 +101,14 @@ def survey(lane: Lane) -> Sky:
     is_open = Q(state=TransactionState.BROADCASTING)
     found = Transaction.objects.filter(lane=lane, state__in=IN_FLIGHT).aggregate(
         count=Count("pk"),
+        open_count=Count("pk", filter=is_open),
         cost=Sum("reserved_wei"),
         gas=Sum("reserved_gas", filter=is_open),
         head=Min("nonce", filter=is_open),
-        last=Max("nonce"),
     )
-    return Sky(found["count"], int(found["cost"] or 0), int(found["gas"] or 0), found["head"], found["last"])
+    return Sky(
+        found["count"], found["open_count"], int(found["cost"] or 0), int(found["gas"] or 0), found["head"]
+    )
 
 
 def load_due(lane: Lane, sky: Sky) -> list[Flight]:

@@ -23,31 +23,29 @@ from workflows import guard
 log = structlog.get_logger()
 
 SCOPE = "signer.filler"
-# So many nonces are looked at and filled in one go.
+# So many are filled in one go.
 LIMIT = 50
 
 
 def fill(work: Work, sky: Sky, market: Market) -> list[Attempt]:
     """Return what must be sent so that the chain can go on from its next nonce; fillers are committed first."""
-    missing = _missing(work.lane, sky, market)
-    if not missing:
+    span = _span(work.lane, sky, market)
+    if len(span) <= sky.open_count:
         return []
-    held_by = {row.nonce: row for row in Transaction.objects.filter(lane=work.lane, nonce__in=missing)}
+    held_by = {row.nonce: row for row in Transaction.objects.filter(lane=work.lane, nonce__in=span)}
     dropped = [row for row in held_by.values() if row.state in FINAL and row.winner_id]
     again = list(Attempt.objects.filter(pk__in=[row.winner_id for row in dropped]).order_by("nonce"))
     if again:
         log.error("settled_transactions_sent_again", transactions=[str(row.pk) for row in dropped])
-    return [*again, *_fillers(work, [nonce for nonce in missing if nonce not in held_by], market)]
+    return [*again, *_fillers(work, [nonce for nonce in span if nonce not in held_by][:LIMIT], market)]
 
 
-def _missing(lane: Lane, sky: Sky, market: Market) -> range:
-    """Return the nonces between the chain's next and our lowest that is open."""
+def _span(lane: Lane, sky: Sky, market: Market) -> range:
+    """Return the nonces from the chain's next one up to ours: each should be a transaction's that no block holds yet."""
     if lane.next_nonce is None:
         return range(0)
-    top = lane.next_nonce if sky.head_nonce is None else sky.head_nonce
     # A node that lags may not know what was used before this lane began, or by others.
-    bottom = max(market.mined_nonces, lane.first_nonce or 0)
-    return range(bottom, min(top, bottom + LIMIT))
+    return range(max(market.mined_nonces, lane.first_nonce or 0), lane.next_nonce)
 
 
 def _fillers(work: Work, nonces: Sequence[int], market: Market) -> list[Attempt]:

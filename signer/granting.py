@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from signer import capacity, gaps, queue, sending, settling, signing
+from signer import gaps, queue, sending, settling, signing
 from signer.admission import Admission, Ready, admit, questions
 from signer.errors import ChainMismatchError, RpcError
 from signer.flights import Sky
@@ -253,9 +253,7 @@ def _commit(work: Work, admission: Admission, attempts: Sequence[Attempt], sky: 
     }
     now = work.held.now()
     with transaction.atomic():
-        guard(
-            work.held, next_nonce=next_nonce, first_nonce=lane.first_nonce, **_grown_cap(work, sky, len(rows))
-        )
+        guard(work.held, next_nonce=next_nonce, first_nonce=lane.first_nonce)
         if not gives_nonces(lane):
             raise StandstillError
         # No attempt of it may exist already but those that a stranger's transaction made void.
@@ -275,15 +273,7 @@ def _commit(work: Work, admission: Admission, attempts: Sequence[Attempt], sky: 
             raise FencedError(f"lane {lane.pk}: {len(rows) - moved} transactions were moved meanwhile")
         _money_is_there(work, admission)
     lane.next_nonce = next_nonce
-
-
-def _grown_cap(work: Work, sky: Sky, count: int) -> dict[str, int]:
-    """Return the lane's next cap as a column to set, where the lane is full with these and has room to grow."""
-    cap = work.cap()
-    if sky.count + count < cap or cap >= work.limits.most:
-        return {}
-    work.lane.in_flight_cap = capacity.raised(work.lane.in_flight_cap, work.limits)
-    return {"in_flight_cap": work.lane.in_flight_cap}
+    work.filled = sky.count + len(rows) >= work.cap()
 
 
 def _money_is_there(work: Work, admission: Admission) -> None:

@@ -5,7 +5,7 @@ changes only how the attempt is treated next; whether the transaction was execut
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -87,8 +87,7 @@ def record(work: Work, outcomes: Sequence[Outcome]) -> None:
     groups: dict[tuple[ErrorClass | None, str], list[Attempt]] = defaultdict(list)
     for outcome in outcomes:
         groups[outcome.refusal, outcome.message].append(outcome.attempt)
-    no_room = any(refusal is ErrorClass.LIMIT for refusal, _ in groups)
-    cap = {"in_flight_cap": capacity.lowered(work.lane.in_flight_cap, work.limits)} if no_room else {}
+    cap = _next_cap(work, {refusal for refusal, _ in groups})
     with transaction.atomic():
         guard(work.held, **cap)
         for (refusal, message), attempts in groups.items():
@@ -100,6 +99,16 @@ def record(work: Work, outcomes: Sequence[Outcome]) -> None:
     work.lane.in_flight_cap = cap.get("in_flight_cap", work.lane.in_flight_cap)
     for (refusal, message), attempts in groups.items():
         _log(work.lane, refusal, message, attempts)
+
+
+def _next_cap(work: Work, refusals: Set[ErrorClass | None]) -> dict[str, int]:
+    """Return the lane's cap as a column to set: less when a pool had no room, more when a full lane was taken whole."""
+    if ErrorClass.LIMIT in refusals:
+        return {"in_flight_cap": capacity.lowered(work.lane.in_flight_cap, work.limits)}
+    if work.filled and refusals == {ACCEPTED} and work.cap() < work.limits.most:
+        work.filled = False
+        return {"in_flight_cap": capacity.raised(work.lane.in_flight_cap, work.limits)}
+    return {}
 
 
 def _look_again(work: Work, outcomes: Sequence[Outcome]) -> None:

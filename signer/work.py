@@ -44,6 +44,7 @@ class Work:
     patience: Patience
     limits: Limits
     full_at: int | None = None  # how many were in flight when there was no room for more
+    filled: bool = False  # what was committed last took the last places
     unclear: set[UUID] = field(default_factory=set)  # passed over by this drain; the next one asks again
 
     @classmethod
