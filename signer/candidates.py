@@ -23,6 +23,10 @@ LIMIT = 1000
 # A block's receipts are asked for as a whole when this many of one's own are expected in it.
 WORTH_A_BLOCK = 10
 BLOCKS_MAX = 16
+# Of a transaction. A thousand whole rows would take longer to make than the chain to ask.
+NEEDED = (
+    "lane_id", "nonce", "state", "sub_state", "noop_outcome", "block_number", "block_hash", "correlation_id",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,9 @@ def find(rpc: Rpc, chain_id: int, canonical: Mapping[int, str], final: int) -> l
         Q(block_number__lte=final) | Q(block_hash__in=_gone(chain_id, canonical))
     )
     wanted = confirming | _used(rpc, chain_id)
-    rows = list(in_flight(chain_id).filter(wanted).defer("data").order_by("nonce", "id")[:LIMIT])
+    rows = list(in_flight(chain_id).filter(wanted).only(*NEEDED).order_by("nonce", "id")[:LIMIT])
     attempts: dict[UUID, list[Attempt]] = defaultdict(list)
-    for attempt in attempts_of(rows):
+    for attempt in attempts_of(rows).only("transaction_id", "seq", "hash", "purpose", "gas_limit"):
         attempts[attempt.transaction_id].append(attempt)
     return [Candidate(row, attempts[row.pk]) for row in rows]
 

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Count, Min, Q, Sum
+from django.db.models import Count, Min, Q, QuerySet, Sum
 from django.db.models.functions import Now
 
 from signer import fees
@@ -125,10 +125,10 @@ def load_due(lane: Lane, sky: Sky) -> list[Flight]:
     return [Flight(row, attempts[row.pk]) for row in rows if row.pk in attempts]
 
 
-def attempts_of(rows: Sequence[Transaction]) -> list[Attempt]:
+def attempts_of(rows: Sequence[Transaction]) -> "QuerySet[Attempt]":
     """Return the attempts that may still be executed, in the order they were made, without their bulky columns."""
     found = Attempt.objects.filter(transaction__in=[row.pk for row in rows]).exclude(state=AttemptState.VOID)
-    return list(found.defer("raw", "receipt", "last_error_message").order_by("seq"))
+    return found.defer("raw", "receipt", "last_error_message").order_by("seq")
 
 
 def resend_due(flight: Flight, now: datetime, patience: Patience) -> bool:

@@ -57,7 +57,7 @@ def proved(rpc: Rpc, rows: Sequence[Transaction], at: int) -> list[Transaction]:
     counts = _all(rpc.agreed([("eth_getTransactionCount", [address, hex(at)]) for address in lanes.values()]))
     used = {pk: quantity(count) for pk, count in zip(lanes, counts, strict=True)}
     taken = [row for row in rows if row.nonce is not None and row.nonce < used[row.lane_id]]
-    attempts = attempts_of(taken)
+    attempts = list(attempts_of(taken))
     receipts = _all(rpc.agreed([("eth_getTransactionReceipt", [attempt.hash]) for attempt in attempts]))
     ours = {
         attempt.transaction_id

@@ -22,7 +22,7 @@ from signer.market import Market, read_market
 from signer.models import Attempt, Lane, Transaction
 from signer.signing import Draft
 from signer.standing import block, gives_nonces, tell_of_stranger
-from signer.statements import update_each
+from signer.statements import insert_many, update_each
 from signer.states import (
     WAITING,
     ForeignNonces,
@@ -104,10 +104,9 @@ def _take(work: Work, candidates: Sequence[Transaction]) -> None:
     """Say that a worker is at them."""
     with transaction.atomic():
         guard(work.held)
-        rows = Transaction.objects.filter(pk__in=[row.pk for row in candidates])
-        rows.filter(state__in=may_become(TransactionState.PREPARING)).update(
-            state=TransactionState.PREPARING, sub_state=""
-        )
+        rows: dict[UUID, tuple[()]] = {row.pk: () for row in candidates}
+        states = may_become(TransactionState.PREPARING)
+        update_each(Transaction, (), rows, states=states, state=TransactionState.PREPARING, sub_state="")
 
 
 # --- Decide -----------------------------------------------------------------------------------------------
@@ -257,7 +256,7 @@ def _commit(work: Work, admission: Admission, attempts: Sequence[Attempt], sky: 
         if not gives_nonces(lane):
             raise StandstillError
         # No attempt of it may exist already but those that a stranger's transaction made void.
-        Attempt.objects.bulk_create(attempts)
+        insert_many(attempts)
         crashpoint("signer.attempts_inserted")
         moved = update_each(
             Transaction,

@@ -7,13 +7,12 @@ changes only how the attempt is treated next; whether the transaction was execut
 from collections import defaultdict
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 from django.db import transaction
-from django.db.models import F, QuerySet
-from django.db.models.functions import Coalesce, Now
+from django.db.models import QuerySet
 
 from signer import capacity
 from signer.errors import RpcError
@@ -21,6 +20,7 @@ from signer.models import Attempt, Lane, Transaction
 from signer.ringing import ring_chain
 from signer.rpc import Rpc
 from signer.rpc_errors import ErrorClass, classify
+from signer.statements import update_each
 from signer.states import AttemptState, Purpose, SubState, TransactionState
 from signer.work import Work
 from workflows import crashpoint, guard
@@ -88,13 +88,14 @@ def record(work: Work, outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         groups[outcome.refusal, outcome.message].append(outcome.attempt)
     cap = _next_cap(work, {refusal for refusal, _ in groups})
+    now = work.held.now()
     with transaction.atomic():
         guard(work.held, **cap)
         for (refusal, message), attempts in groups.items():
             if refusal is ACCEPTED:
-                _record_accepted(attempts)
+                _record_accepted(attempts, now)
             else:
-                _record_refused(attempts, refusal, message)
+                _record_refused(attempts, refusal, message, now)
         _look_again(work, outcomes)
     work.lane.in_flight_cap = cap.get("in_flight_cap", work.lane.in_flight_cap)
     for (refusal, message), attempts in groups.items():
@@ -123,10 +124,12 @@ def _was_out(attempt: Attempt) -> bool:
     return attempt.seq > 0 or attempt.send_count > 0
 
 
-def _touch(attempts: Sequence[Attempt], **updates: Any) -> None:
-    Attempt.objects.filter(pk__in=[attempt.pk for attempt in attempts]).update(
-        send_count=F("send_count") + 1, last_sent_at=Now(), **updates
-    )
+def _touch(attempts: Sequence[Attempt], at: datetime, is_taken: bool, **updates: Any) -> None:
+    rows = {
+        attempt.pk: (attempt.send_count + 1, attempt.first_sent_at or (at if is_taken else None))
+        for attempt in attempts
+    }
+    update_each(Attempt, ("send_count", "first_sent_at"), rows, last_sent_at=at, **updates)
 
 
 def _open(attempts: Sequence[Attempt]) -> QuerySet[Transaction]:
@@ -135,20 +138,14 @@ def _open(attempts: Sequence[Attempt]) -> QuerySet[Transaction]:
     return Transaction.objects.filter(pk__in=ids, state=TransactionState.BROADCASTING)
 
 
-def _record_accepted(attempts: Sequence[Attempt]) -> None:
-    _touch(
-        attempts,
-        state=AttemptState.SENT,
-        first_sent_at=Coalesce("first_sent_at", Now()),
-        last_error="",
-        last_error_message="",
-    )
+def _record_accepted(attempts: Sequence[Attempt], at: datetime) -> None:
+    _touch(attempts, at, True, state=AttemptState.SENT, last_error="", last_error_message="")
     if again := [attempt for attempt in attempts if _was_out(attempt)]:
         _open(again).filter(sub_state__in=CLEARED).update(sub_state="")
 
 
-def _record_refused(attempts: Sequence[Attempt], refusal: ErrorClass, message: str) -> None:
-    _touch(attempts, last_error=refusal.value, last_error_message=message)
+def _record_refused(attempts: Sequence[Attempt], refusal: ErrorClass, message: str, at: datetime) -> None:
+    _touch(attempts, at, False, last_error=refusal.value, last_error_message=message)
     if refusal in SUB_STATES:
         told = _open(attempts).filter(noop_outcome="").exclude(sub_state=SubState.NONCE_FOREIGN)
         told.update(sub_state=SUB_STATES[refusal])

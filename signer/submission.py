@@ -14,6 +14,7 @@ from signer.errors import IdempotencyConflictError
 from signer.models import Lane, Transaction
 from signer.requests import TransactionRequest
 from signer.ringing import ring_lane_after_commit
+from signer.statements import insert_many
 from signer.states import Envelope, FeeMarket, TransactionKind
 from workflows import crashpoint
 
@@ -46,7 +47,7 @@ def submit_transactions(
             for request, key in requests
         ]
         # The unique constraint decides who is first among those that come at once; a look before would not.
-        Transaction.objects.bulk_create(rows, ignore_conflicts=True, batch_size=500)
+        insert_many(rows, skip_present=True)
         found = _stored(rows, scope)
         for lane in {lane.pk: lane for lane in lanes.values()}.values():
             new = [row for row, is_new in found if is_new and row.lane_id == lane.pk]

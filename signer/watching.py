@@ -69,30 +69,36 @@ class Watch:
         deadline = time.monotonic() + seconds
         self._try(self._recheck)
         while in_flight(self.chain.pk).exists():
-            self._try(self.poll)
+            if self._try(self.poll):
+                continue  # there is more than one look takes in
             left = deadline - time.monotonic()
             # Slept to its end even when the slice is shorter than the pause: the next watch begins with a look.
             time.sleep(max(0.0, min(pause, left)))
             if left <= pause:
                 return
 
-    def _try(self, look: Callable[[], None]) -> None:
+    def _try(self, look: Callable[[], bool]) -> bool:
         try:
-            look()
+            return look()
         except RpcError as error:
             log.warning("chain_not_read", chain=self.chain.pk, code=error.code, text=error.message)
+            return False
 
-    def _recheck(self) -> None:
+    def _recheck(self) -> bool:
         """Now and then look again at what was settled: a reorganisation may have been deeper than was waited for."""
         if rechecking.is_due(self.held):
             rechecking.recheck(self.held, self.rpc)
+        return False
 
-    def poll(self) -> None:
-        """Look at the chain once. Raises RpcError when it cannot be seen; then nothing has changed."""
+    def poll(self) -> bool:
+        """Look at the chain once; return whether there is more to be seen at once.
+
+        Raises RpcError when it cannot be seen; then nothing has changed.
+        """
         # The head is read before the rows: whatever it can hold of ours was committed before it was sent.
         latest = blocks.fetch_latest(self.rpc)
         if latest.hash == self._read_head or not self.ledger.follow(latest):
-            return
+            return False
         final = self._final(latest)
         found = candidates.find(self.rpc, self.chain.pk, self.ledger.hashes(), final)
         answers = self.receipts.of(found, self._fresh_blocks(latest))
@@ -101,8 +107,11 @@ class Watch:
         self._apply(verdicts)
         absent = [c.transaction for c, verdict in verdicts if verdict.finding is Finding.ABSENT]
         foreign.look(self.held, self.rpc, absent, final)
-        if len(found) < candidates.LIMIT and all(v.finding is not Finding.UNKNOWN for _, v in verdicts):
+        if len(found) == candidates.LIMIT:
+            return any(verdict.finding is Finding.FINAL for _, verdict in verdicts)
+        if all(verdict.finding is not Finding.UNKNOWN for _, verdict in verdicts):
             self._read_head, self._read_number = latest.hash, latest.number
+        return False
 
     def _fresh_blocks(self, latest: Header) -> range:
         """Return the blocks in which what was newly mined must be; none when that is not known."""
