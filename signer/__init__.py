@@ -7,6 +7,8 @@ from signer.errors import (
     CallRevertedError,
     ChainMismatchError,
     IdempotencyConflictError,
+    LaneBusyError,
+    NotPossibleError,
     RpcError,
     RpcNodeError,
     RpcRejectedError,
@@ -19,8 +21,19 @@ from signer.states import AttemptState, LaneState, SubState, TransactionState
 
 if TYPE_CHECKING:
     from signer.chains import check_chain, find_chain, register_chain
+    from signer.control import (
+        cancel_transaction,
+        drain_lane,
+        give_up_transaction,
+        pause_lane,
+        requeue_transaction,
+        resend_transactions,
+        resume_lane,
+        speed_up_transaction,
+    )
     from signer.models import Act, Attempt, Block, Chain, Endpoint, Incident, Lane, Transaction
     from signer.reader import Reader, chain_reader
+    from signer.resync import lane_difference, resync_lane
     from signer.settling import receipt_of
     from signer.submission import submit_transaction, submit_transactions
 
@@ -31,6 +44,20 @@ _LAZY = {
     ),
     **dict.fromkeys(("check_chain", "find_chain", "register_chain"), "signer.chains"),
     **dict.fromkeys(("Reader", "chain_reader"), "signer.reader"),
+    **dict.fromkeys(
+        (
+            "cancel_transaction",
+            "drain_lane",
+            "give_up_transaction",
+            "pause_lane",
+            "requeue_transaction",
+            "resend_transactions",
+            "resume_lane",
+            "speed_up_transaction",
+        ),
+        "signer.control",
+    ),
+    **dict.fromkeys(("lane_difference", "resync_lane"), "signer.resync"),
     "receipt_of": "signer.settling",
     **dict.fromkeys(("submit_transaction", "submit_transactions"), "signer.submission"),
 }
@@ -50,8 +77,10 @@ __all__ = [
     "IdempotencyConflictError",
     "Incident",
     "Lane",
+    "LaneBusyError",
     "LaneState",
     "Log",
+    "NotPossibleError",
     "Reader",
     "Receipt",
     "RpcError",
@@ -65,13 +94,23 @@ __all__ = [
     "TransactionState",
     "UnknownChainError",
     "Wei",
+    "cancel_transaction",
     "chain_reader",
     "check_chain",
     "decode_revert",
+    "drain_lane",
     "encode_constructor",
     "find_chain",
+    "give_up_transaction",
+    "lane_difference",
+    "pause_lane",
     "receipt_of",
     "register_chain",
+    "requeue_transaction",
+    "resend_transactions",
+    "resume_lane",
+    "resync_lane",
+    "speed_up_transaction",
     "submit_transaction",
     "submit_transactions",
 ]

@@ -69,7 +69,7 @@ def cancel_transaction(row: Transaction, *, actor: str, reason: str) -> None:
         _want_noop(row, TransactionState.CANCELLED, SubState.CANCELLING, "whoever asked for it cancelled it")
 
 
-def requeue(row: Transaction, *, actor: str, reason: str) -> None:
+def requeue_transaction(row: Transaction, *, actor: str, reason: str) -> None:
     """Give a transaction another nonce whose own a stranger's transaction has used: proved anew, at this moment.
 
     Raises NotPossibleError when that is not proved, RpcError when the nodes do not say.
@@ -84,7 +84,7 @@ def requeue(row: Transaction, *, actor: str, reason: str) -> None:
         after_commit(lambda: ring_lane(row.lane_id))
 
 
-def give_up(row: Transaction, *, actor: str, reason: str) -> None:
+def give_up_transaction(row: Transaction, *, actor: str, reason: str) -> None:
     """End a transaction as failed whose nonce a stranger's has used. Raises NotPossibleError where that is not so."""
     with transaction.atomic():
         if not settling.end_taken(row.pk):
@@ -110,7 +110,7 @@ def _want_noop(row: Transaction, outcome: TransactionState, why: SubState, messa
     after_commit(lambda: ring_lane(row.lane_id))
 
 
-def speed_up(row: Transaction, offer: Fees | None = None, *, actor: str, reason: str) -> None:
+def speed_up_transaction(row: Transaction, offer: Fees | None = None, *, actor: str, reason: str) -> None:
     """Raise a transaction's fees now: by an eighth or to the market, or to `offer`.
 
     Raises NotPossibleError when it is not in a pool, or a node would refuse the offer, or the ceiling does.
@@ -152,7 +152,7 @@ def _checked(row: Transaction, offer: Fees) -> dict[str, Any]:
     }
 
 
-def resend(lane: Lane, first: int, last: int, *, actor: str, reason: str) -> int:
+def resend_transactions(lane: Lane, first: int, last: int, *, actor: str, reason: str) -> int:
     """Have the same bytes of all that is out with nonces `first` to `last` sent again now; return how many that are."""
     with transaction.atomic():
         rows = Transaction.objects.filter(

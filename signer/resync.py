@@ -43,7 +43,7 @@ class Difference:
         return {**asdict(self), "in_step": self.is_in_step}
 
 
-def difference(lane: Lane) -> Difference:
+def lane_difference(lane: Lane) -> Difference:
     """Ask the chain and return what differs; changes nothing. Raises RpcError."""
     rpc = chains.connect(lane.chain)
     head = blocks.fetch_latest(rpc).number
@@ -104,14 +104,14 @@ def _notes(
     return notes or ["The lane and the chain are in step."]
 
 
-def resync(lane: Lane, *, actor: str, reason: str) -> Difference:
+def resync_lane(lane: Lane, *, actor: str, reason: str) -> Difference:
     """Set the next nonce to what the difference proposes, and put a blocked lane back to work.
 
     Raises LaneBusyError, RpcError; NotPossibleError while transactions without a usable nonce wait for a decision.
     """
     with owned(lane) as held:
         held.row.chain = lane.chain
-        found = difference(held.row)
+        found = lane_difference(held.row)
         if found.foreign:
             raise NotPossibleError(found.notes[-1], "Requeue or give up these transactions first.")
         with transaction.atomic():

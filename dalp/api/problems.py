@@ -15,6 +15,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
+import signer
 from dalp.logs import get_logger
 from workflows import (
     IdempotencyConflictError,
@@ -170,6 +171,13 @@ def from_workflows(error: WorkflowError) -> ProblemError:
     return ProblemError(status, error.code, error.message, error.remedy, isinstance(error, RETRYABLE))
 
 
+def from_signer(error: signer.SignerError) -> ProblemError:
+    """Return the signer's refusal as a problem; a node that gives no answer may give one later."""
+    if isinstance(error, signer.NotPossibleError):
+        return ProblemError(409, error.code, f"{error.message}.", error.advice)
+    return ProblemError(503, error.code, f"{error.message}.", error.remedy, retryable=True)
+
+
 def unforeseen(request: HttpRequest, error: Exception) -> HttpResponse:
     """Log an exception that nobody foresaw and answer without a word of it."""
     if isinstance(error, OperationalError | InterfaceError):
@@ -194,6 +202,13 @@ def connect(api: NinjaAPI) -> None:
     refusals: list[type[WorkflowError]] = [InvalidInputError, *REFUSALS]
     for kind in refusals:
         answer(kind, from_workflows)
+    for refusal in (
+        signer.NotPossibleError,
+        signer.LaneBusyError,
+        signer.RpcError,
+        signer.ChainMismatchError,
+    ):
+        answer(refusal, from_signer)
     api.add_exception_handler(Exception, lambda request, error: unforeseen(request, cast("Exception", error)))
 
 

@@ -267,6 +267,45 @@ class Transaction(Schema):
     settled_at: str | None
 
 
+class Lane(Schema):
+    """The nonces of one address on one chain."""
+
+    id: str
+    chain_id: int
+    address: str
+    state: str
+    state_reason: str
+    next_nonce: int | None
+    in_flight: int
+    in_flight_cap: int
+    waiting: int
+    oldest_waits_since: str | None
+    created_at: str
+
+
+class Difference(Schema):
+    """A lane beside its chain."""
+
+    next_nonce: int | None
+    proposed_next_nonce: int
+    chain_latest: int
+    chain_pending: int
+    chain_final: int
+    highest_given: int | None
+    in_flight: int
+    foreign: list[str]
+    notes: list[str]
+    in_step: bool
+
+
+class Resync(Schema):
+    """What differs between a lane and its chain, or differed before it was mended."""
+
+    confirmed: bool
+    difference: Difference
+    lane: Lane
+
+
 READ_ERRORS: dict[Any, Any] = {frozenset({401, 403, 404, 422}): Problem}
 WRITE_ERRORS: dict[Any, Any] = {frozenset({400, 401, 403, 404, 409, 413, 422}): Problem}
 

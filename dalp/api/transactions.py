@@ -1,16 +1,27 @@
 """Transactions over REST: submit one, follow it. Never its signed bytes: they are the signer's to send."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from ninja import Query, Router, Schema
-from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    AwareDatetime,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from dalp.api import schemas
-from dalp.api.auth import OPERATOR, VIEWER, caller, scope
+from dalp.api.auth import OPERATOR, VIEWER, actor, caller, scope
+from dalp.api.decisions import carried_out
 from dalp.api.idempotency import once
 from dalp.api.pagination import FilterText, Page, instant, paginate
 from dalp.api.problems import by_field, invalid, not_found
@@ -19,7 +30,17 @@ from dalp.api.schemas import WRITE_ERRORS as WRITE
 from dalp.api.schemas import Page as Listing
 from dalp.api.schemas import idempotency_key
 from keyguard import KeyNotFoundError
-from signer import TransactionRequest, UnknownChainError, receipt_of, submit_transaction
+from signer import (
+    TransactionRequest,
+    UnknownChainError,
+    cancel_transaction,
+    give_up_transaction,
+    receipt_of,
+    requeue_transaction,
+    speed_up_transaction,
+    submit_transaction,
+)
+from signer.fees import Fees
 from signer.models import Attempt, Transaction
 from signer.states import TransactionState
 
@@ -197,3 +218,86 @@ def show_transaction(request: HttpRequest, transaction_id: UUID) -> dict[str, An
     if transaction is None:
         raise not_found("transaction")
     return present(transaction)
+
+
+class Word(Schema):
+    """Why somebody intervenes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field("", max_length=1000)
+
+
+class SpeedUp(Word):
+    """How high to go: both fees, or neither for an eighth more or the market, whichever is more."""
+
+    max_fee_per_gas_wei: Amount | None = None
+    max_priority_fee_per_gas_wei: Amount | None = None
+
+    @model_validator(mode="after")
+    def both_or_neither(self) -> "SpeedUp":
+        """Refuse half an offer."""
+        if (self.max_fee_per_gas_wei is None) != (self.max_priority_fee_per_gas_wei is None):
+            raise ValueError("give both fees, or neither")
+        return self
+
+    @property
+    def offer(self) -> Fees | None:
+        """The offer in wei per gas, or None."""
+        if self.max_fee_per_gas_wei is None or self.max_priority_fee_per_gas_wei is None:
+            return None
+        return Fees(self.max_fee_per_gas_wei, self.max_priority_fee_per_gas_wei)
+
+
+ACTING: dict[str, Any] = {
+    "auth": OPERATOR,
+    "response": {202: schemas.Transaction, **WRITE, 503: schemas.Problem},
+    "openapi_extra": idempotency_key(required=False),
+}
+
+
+def _found(transaction_id: UUID) -> Transaction:
+    row = transactions().select_related("chain").filter(pk=transaction_id).first()
+    if row is None:
+        raise not_found("transaction")
+    return row
+
+
+def intervene(
+    request: HttpRequest, transaction_id: UUID, payload: Word, act: Callable[..., None]
+) -> HttpResponse:
+    """Do something about a transaction, and answer with it."""
+    row = _found(transaction_id)
+
+    def change() -> dict[str, Any]:
+        act(row, actor=actor(caller(request)), reason=payload.reason.strip() or "over the API")
+        return present(transactions().get(pk=transaction_id))
+
+    return carried_out(request, payload, change)
+
+
+@router.post("/transactions/{uuid:transaction_id}/cancel", summary="Have it not executed", **ACTING)
+def cancel(request: HttpRequest, transaction_id: UUID, payload: Word) -> HttpResponse:
+    """Cancel a transaction: at once before it has a nonce, else by a no-op at its nonce. The chain decides which wins."""
+    return intervene(request, transaction_id, payload, cancel_transaction)
+
+
+@router.post("/transactions/{uuid:transaction_id}/speed-up", summary="Raise its fees now", **ACTING)
+def speed_up(request: HttpRequest, transaction_id: UUID, payload: SpeedUp) -> HttpResponse:
+    """Replace a transaction at its nonce with higher fees, below the chain's ceiling."""
+    return intervene(request, transaction_id, payload, partial(speed_up_transaction, offer=payload.offer))
+
+
+@router.post("/transactions/{uuid:transaction_id}/requeue", summary="Give it another nonce", **ACTING)
+def requeue(request: HttpRequest, transaction_id: UUID, payload: Word) -> HttpResponse:
+    """Give another nonce to a transaction whose own a stranger's provably used (sub_state NONCE_FOREIGN)."""
+    row = _found(transaction_id)
+    # Its nodes are asked first, so not within the transaction of an Idempotency-Key; twice it is refused.
+    requeue_transaction(row, actor=actor(caller(request)), reason=payload.reason.strip() or "over the API")
+    return JsonResponse(present(transactions().get(pk=transaction_id)), status=202)
+
+
+@router.post("/transactions/{uuid:transaction_id}/give-up", summary="End it as failed", **ACTING)
+def give_up(request: HttpRequest, transaction_id: UUID, payload: Word) -> HttpResponse:
+    """Fail a transaction whose nonce a stranger's provably used (sub_state NONCE_FOREIGN)."""
+    return intervene(request, transaction_id, payload, give_up_transaction)

@@ -99,7 +99,7 @@ class Transaction(models.Model):
     settled_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
-        ordering = ("-created_at", "-id")
+        ordering = ("-id",)  # ids are ordered by time
         constraints = (
             # Without it two workers could sign two payments with one nonce and lose one of them.
             models.UniqueConstraint(fields=["lane", "nonce"], name="signer_transaction_lane_nonce_unique"),
@@ -161,8 +161,11 @@ class Transaction(models.Model):
                 name="signer_transaction_settled",
                 condition=Q(state__in=FINAL, block_number__isnull=False),
             ),
-            models.Index(fields=["-created_at", "-id"], name="signer_transaction_newest"),
-            models.Index(fields=["correlation_id"], name="signer_transaction_correlation"),
+            models.Index(
+                fields=["correlation_id"],
+                name="signer_transaction_correlation",
+                condition=~Q(correlation_id=""),
+            ),
         )
 
     def __str__(self) -> str:

@@ -171,7 +171,7 @@ def test_sped_up_with_an_offer_is_replaced_at_that_price(manual: Stage) -> None:
     [first] = manual.attempts(rows[1].pk)
     least = Fees(first.max_fee_per_gas_wei * 9 // 8 + 1, first.max_priority_fee_per_gas_wei * 9 // 8 + 1)
     offer = Fees(least.max_fee_per_gas_wei * 2, least.max_priority_fee_per_gas_wei * 2)
-    control.speed_up(rows[1], offer, **WHO)  # not the head: a person wants it
+    control.speed_up_transaction(rows[1], offer, **WHO)  # not the head: a person wants it
     manual.drain()
     second = manual.attempts(rows[1].pk)[-1]
     assert (second.max_fee_per_gas_wei, second.max_priority_fee_per_gas_wei) == (
@@ -186,14 +186,14 @@ def test_sped_up_with_an_offer_is_replaced_at_that_price(manual: Stage) -> None:
 def test_offer_that_a_node_or_the_ceiling_would_refuse_changes_nothing(manual: Stage) -> None:
     row = manual.submit()
     with pytest.raises(NotPossibleError, match="no nonce yet"):
-        control.speed_up(row, **WHO)
+        control.speed_up_transaction(row, **WHO)
     manual.drain()
     [first] = manual.attempts(row.pk)
     same = Fees(first.max_fee_per_gas_wei, first.max_priority_fee_per_gas_wei)
     with pytest.raises(NotPossibleError, match="takes no less than"):
-        control.speed_up(row, same, **WHO)
+        control.speed_up_transaction(row, same, **WHO)
     with pytest.raises(NotPossibleError, match="ceiling"):
-        control.speed_up(row, Fees(10**13, 10**12), **WHO)
+        control.speed_up_transaction(row, Fees(10**13, 10**12), **WHO)
     row.refresh_from_db()
     assert row.speed_up is None
     assert not Act.objects.exists()
@@ -204,7 +204,7 @@ def test_forced_resend_sends_the_same_bytes(manual: Stage) -> None:
     manual.drain()
     hashes = {entry["hash"] for entry in manual.pool().values()}
     manual.rpc("anvil_dropAllTransactions")
-    assert control.resend(manual.lane, 0, 1, **WHO) == 2
+    assert control.resend_transactions(manual.lane, 0, 1, **WHO) == 2
     manual.drain()
     assert {entry["hash"] for entry in manual.pool().values()} < hashes
     assert len(manual.pool()) == 2
@@ -243,7 +243,7 @@ def taken(manual: Stage, liar: LyingNode) -> Transaction:
 
 @pytest.mark.case("S29", "PC4")
 def test_requeued_after_proof_is_executed_once_with_another_nonce(manual: Stage, taken: Transaction) -> None:
-    control.requeue(taken, **WHO)
+    control.requeue_transaction(taken, **WHO)
     control.resume_lane(manual.lane, **WHO)
     manual.drain()
     manual.mine()
@@ -261,7 +261,7 @@ def test_requeued_after_proof_is_executed_once_with_another_nonce(manual: Stage,
 @pytest.mark.case("S29")
 def test_given_up_fails_and_the_lane_goes_on(manual: Stage, taken: Transaction) -> None:
     behind = manual.submit()
-    control.give_up(taken, **WHO)
+    control.give_up_transaction(taken, **WHO)
     control.resume_lane(manual.lane, **WHO)
     manual.drain()
     manual.mine()
@@ -275,9 +275,9 @@ def test_nothing_is_requeued_without_proof(manual: Stage) -> None:
     row = manual.submit()
     manual.drain()
     with pytest.raises(NotPossibleError, match="not proved"):
-        control.requeue(row, **WHO)
+        control.requeue_transaction(row, **WHO)
     with pytest.raises(NotPossibleError, match="not proved"):
-        control.give_up(row, **WHO)
+        control.give_up_transaction(row, **WHO)
     # Not even by SQL: the row keeps its nonce while one of its attempts can be executed.
     with pytest.raises(DatabaseError, match="append-only"):
         Transaction.objects.filter(pk=row.pk).update(nonce=None, state="QUEUED")
@@ -313,16 +313,16 @@ def test_resync_shows_the_difference_first_and_acts_when_told(manual: Stage) -> 
     waiting = manual.submit()
     manual.drain()
     assert manual.lane.state == "BLOCKED"
-    found = resync.difference(manual.lane)
+    found = resync.lane_difference(manual.lane)
     assert (found.next_nonce, found.proposed_next_nonce, found.is_in_step) == (1, 4, False)
     assert "another program signs with this key" in found.notes[0]
     assert manual.lane.next_nonce == 1, "nothing is changed by looking"
-    resync.resync(manual.lane, **WHO)
+    resync.resync_lane(manual.lane, **WHO)
     manual.drain()
     manual.mine()
     manual.watch()
     assert (state(waiting)[0], waiting.nonce) == ("COMPLETED", 4)
-    assert resync.difference(manual.lane).is_in_step
+    assert resync.lane_difference(manual.lane).is_in_step
 
 
 @pytest.mark.case("S82", "S46")
@@ -333,7 +333,7 @@ def test_resync_never_goes_below_a_nonce_that_was_given(manual: Stage, liar: Lyi
     manual.watch()
     # A node far behind says that nothing was ever sent.
     liar.lie = lambda call: {"result": "0x0"} if call["method"] == "eth_getTransactionCount" else None
-    found = resync.resync(manual.lane, **WHO)
+    found = resync.resync_lane(manual.lane, **WHO)
     assert (found.chain_latest, found.proposed_next_nonce, manual.lane.next_nonce) == (0, 5, 5)
     assert {state(row)[0] for row in rows} == {"COMPLETED"}
 
