@@ -7,7 +7,7 @@ names. So it says on which chain it holds, and keyguard makes none for chain id 
 from dataclasses import dataclass, field
 from typing import Any
 
-from eth_utils.crypto import keccak
+from eth_hash.auto import keccak
 
 from keyguard import curve
 from keyguard.rlp_items import as_bytes, as_integer, as_list, integer, sequence, string

@@ -8,7 +8,7 @@ Does not judge whether a transaction may be signed: that is `floor`.
 from dataclasses import dataclass
 from typing import Any
 
-from eth_utils.crypto import keccak
+from eth_hash.auto import keccak
 
 from keyguard.authorizations import SignedAuthorization, numbers, signature_of
 from keyguard.blobs import COMMITMENT_BYTES, PROOF_BYTES, Proofs, Sidecar

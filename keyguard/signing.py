@@ -199,7 +199,8 @@ def _sign_with(key: Key, jobs: Sequence[Job]) -> list[Answer]:
             raise SignatureInvalidError("the backend answered with another number of signatures")
         public_key = bytes(key.public_key)
         return [
-            _verified(job, signature, public_key) for job, signature in zip(jobs, signatures, strict=True)
+            checked_answer(job, signature, public_key)
+            for job, signature in zip(jobs, signatures, strict=True)
         ]
     except KekError as error:
         raise _RefusedError(error, key, []) from None  # no fault of the request: no record
@@ -214,7 +215,7 @@ def _sign_with(key: Key, jobs: Sequence[Job]) -> list[Answer]:
         raise _RefusedError(denied, key, [refused_job(job, denied.code) for job in jobs]) from None
 
 
-def _verified(job: Job, signature: bytes, public_key: bytes) -> Answer:
+def checked_answer(job: Job, signature: bytes, public_key: bytes) -> Answer:
     """Return the answer when the signature is the pinned key's over this payload, and the raw bytes say what was asked."""
     try:
         signature = curve.low_s(signature)

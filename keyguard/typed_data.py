@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eth_utils.crypto import keccak
+from eth_hash.auto import keccak
 
 from keyguard.errors import TypedDataError
 from keyguard.floor import MAX_CHAIN_ID, checked_address
