@@ -8,6 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from keyguard.authorizations import SignedAuthorization as SignedAuthorization
+    from keyguard.delegates import allow_delegate as allow_delegate
+    from keyguard.delegates import disallow_delegate as disallow_delegate
     from keyguard.errors import ApprovalPendingError as ApprovalPendingError
     from keyguard.errors import Disposition as Disposition
     from keyguard.errors import IdempotencyConflictError as IdempotencyConflictError
@@ -21,8 +24,10 @@ if TYPE_CHECKING:
     from keyguard.keys import import_key as import_key
     from keyguard.redaction import scrub as scrub_secrets
     from keyguard.signing import SignedTransaction as SignedTransaction
+    from keyguard.signing import sign_authorization as sign_authorization
     from keyguard.signing import sign_message as sign_message
     from keyguard.signing import sign_transactions as sign_transactions
+    from keyguard.signing import sign_typed_data as sign_typed_data
 
 _LAZY = {
     "ApprovalPendingError": ("keyguard.errors", "ApprovalPendingError"),
@@ -32,14 +37,19 @@ _LAZY = {
     "KeyguardError": ("keyguard.errors", "KeyguardError"),
     "KeyNotActiveError": ("keyguard.errors", "KeyNotActiveError"),
     "KeyNotFoundError": ("keyguard.errors", "KeyNotFoundError"),
+    "SignedAuthorization": ("keyguard.authorizations", "SignedAuthorization"),
     "SignedTransaction": ("keyguard.signing", "SignedTransaction"),
     "SigningRequest": ("keyguard.jobs", "SigningRequest"),
+    "allow_delegate": ("keyguard.delegates", "allow_delegate"),
     "create_key": ("keyguard.keys", "create_key"),
+    "disallow_delegate": ("keyguard.delegates", "disallow_delegate"),
     "find_key": ("keyguard.keys", "find_key"),
     "import_key": ("keyguard.keys", "import_key"),
     "scrub_secrets": ("keyguard.redaction", "scrub"),
+    "sign_authorization": ("keyguard.signing", "sign_authorization"),
     "sign_message": ("keyguard.signing", "sign_message"),
     "sign_transactions": ("keyguard.signing", "sign_transactions"),
+    "sign_typed_data": ("keyguard.signing", "sign_typed_data"),
 }
 
 __all__ = [
@@ -50,14 +60,19 @@ __all__ = [
     "KeyNotActiveError",
     "KeyNotFoundError",
     "KeyguardError",
+    "SignedAuthorization",
     "SignedTransaction",
     "SigningRequest",
+    "allow_delegate",
     "create_key",
+    "disallow_delegate",
     "find_key",
     "import_key",
     "scrub_secrets",
+    "sign_authorization",
     "sign_message",
     "sign_transactions",
+    "sign_typed_data",
 ]
 
 

@@ -1,4 +1,7 @@
-"""Keys and signing records in the admin: to look at, not to change. No key material, no signature, no raw bytes."""
+"""Keys and signing records in the admin: to look at, not to change. No key material, no signature, no raw bytes.
+
+The list of allowed delegates may be added to and taken from by whoever has Django's permission for it.
+"""
 
 from typing import Any
 
@@ -6,7 +9,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin, TabularInline
 
-from keyguard.models import Kek, Key, KeyMaterial, SigningRecord
+from keyguard.models import AllowedDelegate, Kek, Key, KeyMaterial, SigningRecord
 
 
 class ReadOnly:
@@ -87,3 +90,16 @@ class KekAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     search_fields = ("id__iexact", "kcv")
     fields = ("id", "provider", "kcv", "state", "created_at")
     readonly_fields = fields
+
+
+@admin.register(AllowedDelegate)
+class AllowedDelegateAdmin(ModelAdmin):  # type: ignore[misc]
+    """The contracts that accounts may be handed to. One that has changed is another one: remove it and add it anew."""
+
+    list_display = ("address", "chain_id", "note", "created_at")
+    list_filter = ("chain_id",)
+    search_fields = ("address__iexact", "note")
+    fields = ("chain_id", "address", "note")
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False

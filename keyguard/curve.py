@@ -7,11 +7,10 @@ exception.
 
 from functools import lru_cache
 
-from coincurve import PublicKey
 from coincurve._libsecp256k1 import ffi, lib
 from coincurve.context import GLOBAL_CONTEXT
+from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
-from eth_utils.crypto import keccak
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 HALF_ORDER = ORDER // 2
@@ -50,9 +49,7 @@ def public_key(secret: bytearray) -> bytes:
     point = ffi.new("secp256k1_pubkey *")
     if not lib.secp256k1_ec_pubkey_create(GLOBAL_CONTEXT.ctx, point, _view(secret)):
         raise ValueError("not a private key")
-    output, size = ffi.new("unsigned char[65]"), ffi.new("size_t *", 65)
-    lib.secp256k1_ec_pubkey_serialize(GLOBAL_CONTEXT.ctx, output, size, point, lib.SECP256K1_EC_UNCOMPRESSED)
-    return bytes(ffi.buffer(output, 65))
+    return _uncompressed(point)
 
 
 def sign(secret: bytearray, digest: bytes) -> bytes:
@@ -86,10 +83,16 @@ def low_s(signature: bytes) -> bytes:
 
 def recover(signature: bytes, digest: bytes) -> bytes:
     """Return the public key, 65 bytes, that made this signature. Raises ValueError when there is none."""
-    try:
-        return PublicKey.from_signature_and_message(signature, digest, hasher=None).format(compressed=False)
-    except Exception:  # noqa: BLE001 - coincurve raises it bare
-        raise ValueError("the signature recovers to no key") from None
+    if len(signature) != 65 or signature[64] > 3 or len(digest) != 32:
+        raise ValueError("a signature is 65 bytes and a digest 32")
+    context = GLOBAL_CONTEXT.ctx
+    made, point = ffi.new("secp256k1_ecdsa_recoverable_signature *"), ffi.new("secp256k1_pubkey *")
+    parsed = lib.secp256k1_ecdsa_recoverable_signature_parse_compact(
+        context, made, signature[:64], signature[64]
+    )
+    if not parsed or not lib.secp256k1_ecdsa_recover(context, point, made, digest):
+        raise ValueError("the signature recovers to no key")
+    return _uncompressed(point)
 
 
 def address_of(public: bytes) -> str:
@@ -101,6 +104,12 @@ def address_of(public: bytes) -> str:
 def checksummed(address: str) -> str:
     """Return a well-formed address with its EIP-55 checksum."""
     return str(to_checksum_address(address))
+
+
+def _uncompressed(point: object) -> bytes:
+    output, size = ffi.new("unsigned char[65]"), ffi.new("size_t *", 65)
+    lib.secp256k1_ec_pubkey_serialize(GLOBAL_CONTEXT.ctx, output, size, point, lib.SECP256K1_EC_UNCOMPRESSED)
+    return bytes(ffi.buffer(output, 65))
 
 
 def _view(secret: bytearray) -> object:

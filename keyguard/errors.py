@@ -135,27 +135,43 @@ class ChainIdError(FloorError):
 
 
 class TransactionTypeError(FloorError):
-    """Only legacy (EIP-155) and type 2 (EIP-1559) transactions are signed."""
+    """No such type of transaction."""
 
     code = "KEYGUARD_TRANSACTION_TYPE"
-    cause = "Only legacy (EIP-155) and type 2 (EIP-1559) transactions are signed."
-    remedy = "Use one of the two."
+    cause = "The type is none of 0 (legacy), 1 (EIP-2930), 2 (EIP-1559), 3 (EIP-4844) and 4 (EIP-7702)."
+    remedy = "Use one of these."
 
 
-class AuthorizationRefusedError(FloorError):
-    """EIP-7702 would hand the whole account to a contract."""
+class AuthorizationInvalidError(FloorError):
+    """An EIP-7702 authorisation that chains would pass over in silence."""
 
-    code = "KEYGUARD_AUTHORIZATION_REFUSED"
-    cause = "EIP-7702 authorisations are refused: they hand the account to a contract."
-    remedy = "Send an ordinary transaction."
+    code = "KEYGUARD_AUTHORIZATION_INVALID"
+    cause = "The authorisation is for another chain, or not signed by the authority that it names."
+    remedy = "Have the authority sign one for the transaction's chain."
 
 
-class BlobRefusedError(FloorError):
-    """Blob transactions are not signed."""
+class DelegateNotAllowedError(FloorError):
+    """EIP-7702 would hand the whole account to a contract that nobody has allowed."""
 
-    code = "KEYGUARD_BLOB_REFUSED"
-    cause = "Blob transactions (EIP-4844) are refused."
-    remedy = "Send an ordinary transaction."
+    code = "KEYGUARD_DELEGATE_NOT_ALLOWED"
+    cause = "The delegate is not on the list of those that accounts may be handed to (EIP-7702)."
+    remedy = "Examine the contract's code; then allow it: manage.py allow_delegate."
+
+
+class BlobInvalidError(FloorError):
+    """Not a blob."""
+
+    code = "KEYGUARD_BLOB_INVALID"
+    cause = "A blob is 131072 bytes: 4096 field elements, each below the modulus of BLS12-381 (EIP-4844)."
+    remedy = "Put 31 bytes of data into each field element, after a zero byte."
+
+
+class TypedDataError(FloorError):
+    """EIP-712 data that would be signed for another purpose, or in part, or not as it reads."""
+
+    code = "KEYGUARD_TYPED_DATA"
+    cause = "The typed data (EIP-712) is incomplete, or holds what its types do not describe."
+    remedy = "Correct the part that the message names; the domain needs chainId and verifyingContract."
 
 
 class FieldUnknownError(FloorError):

@@ -8,15 +8,28 @@ Does not judge whether a transaction may be signed: that is `floor`.
 from dataclasses import dataclass
 from typing import Any
 
-import rlp
-from eth_utils.crypto import keccak
+from eth_hash.auto import keccak
 
-LEGACY, DYNAMIC_FEE = 0, 2
+from keyguard.authorizations import SignedAuthorization, numbers, signature_of
+from keyguard.blobs import COMMITMENT_BYTES, PROOF_BYTES, Proofs, Sidecar
+from keyguard.rlp_items import as_bytes, as_integer, as_list, decode_list, integer, sequence, string
+
+LEGACY, ACCESS_LIST, DYNAMIC_FEE, BLOB, SET_CODE = range(5)
+GAS_PRICED = (LEGACY, ACCESS_LIST)
+
+# Addresses, each with the storage slots of 32 bytes that will be touched there.
+AccessList = tuple[tuple[bytes, tuple[bytes, ...]], ...]
+
+# How many items a signed transaction of each type has. Sources: EIP-155, 2930, 1559, 4844, 7702.
+_LENGTHS = {LEGACY: 9, ACCESS_LIST: 11, DYNAMIC_FEE: 12, BLOB: 14, SET_CODE: 13}
+# ... and where, once the chain id is taken out, those end that all types have.
+_DATA_END = {LEGACY: 6, ACCESS_LIST: 6, DYNAMIC_FEE: 7, BLOB: 7, SET_CODE: 7}
+_TYPE_BYTES = {bytes([kind]) for kind in (ACCESS_LIST, DYNAMIC_FEE, BLOB, SET_CODE)}
 
 
 @dataclass(frozen=True, slots=True)
 class UnsignedTransaction:
-    """A transaction to be signed. Legacy ones have `gas_price`, type 2 ones the two maximum fees (wei per gas)."""
+    """A transaction to be signed. Types 0 and 1 have `gas_price`, the others the two maximum fees (wei per gas)."""
 
     type: int
     chain_id: int
@@ -28,60 +41,84 @@ class UnsignedTransaction:
     gas_price: int = 0
     max_fee_per_gas: int = 0
     max_priority_fee_per_gas: int = 0
+    access_list: AccessList = ()
+    max_fee_per_blob_gas: int = 0  # type 3
+    sidecar: Sidecar | None = None  # type 3
+    authorizations: tuple[SignedAuthorization, ...] = ()  # type 4
 
     def fields(self) -> list[bytes]:
         """Return the RLP items that come before the signature, in order."""
-        fees = [self.gas_price]
-        if self.type == DYNAMIC_FEE:
-            fees = [self.max_priority_fee_per_gas, self.max_fee_per_gas]
-        items = [_integer(number) for number in (self.nonce, *fees, self.gas)]
-        items += [_string(self.to), _integer(self.value), _string(self.data)]
-        return [_integer(self.chain_id), *items, _list([])] if self.type == DYNAMIC_FEE else items
+        fees: tuple[int, ...] = (self.max_priority_fee_per_gas, self.max_fee_per_gas)
+        if self.type in GAS_PRICED:
+            fees = (self.gas_price,)
+        items = [integer(number) for number in (self.nonce, *fees, self.gas)]
+        items += [string(self.to), integer(self.value), string(self.data)]
+        if self.type == LEGACY:
+            return items
+        return [integer(self.chain_id), *items, _access_list(self.access_list), *self._own_fields()]
+
+    def _own_fields(self) -> list[bytes]:
+        """Return what only a type 3 or a type 4 has."""
+        if self.type == BLOB:
+            assert self.sidecar is not None
+            hashes = sequence(string(one) for one in self.sidecar.versioned_hashes)
+            return [integer(self.max_fee_per_blob_gas), hashes]
+        if self.type == SET_CODE:
+            return [sequence(one.item() for one in self.authorizations)]
+        return []
 
     def payload(self) -> bytes:
-        """Return the bytes whose keccak is signed. Sources: EIP-155 (legacy), EIP-1559 and EIP-2718 (type 2)."""
-        if self.type == DYNAMIC_FEE:
-            return b"\x02" + _list(self.fields())
-        return _list([*self.fields(), _integer(self.chain_id), _integer(0), _integer(0)])
+        """Return the bytes whose keccak is signed. Sources: EIP-155 (legacy), EIP-2718 (the others)."""
+        if self.type == LEGACY:
+            return sequence([*self.fields(), integer(self.chain_id), integer(0), integer(0)])
+        return bytes([self.type]) + sequence(self.fields())
 
     def signed(self, signature: bytes) -> bytes:
-        """Return the raw transaction. signature: 65 bytes r, s, recovery id (0 or 1)."""
-        r, s = (_integer(int.from_bytes(part)) for part in (signature[:32], signature[32:64]))
-        if self.type == DYNAMIC_FEE:
-            return b"\x02" + _list([*self.fields(), _integer(signature[64]), r, s])
-        return _list([*self.fields(), _integer(35 + 2 * self.chain_id + signature[64]), r, s])
+        """Return the raw transaction as a node takes it. signature: 65 bytes r, s, recovery id (0 or 1)."""
+        body = self._body(signature)
+        if self.type == LEGACY:
+            return body
+        return bytes([self.type]) + (body if self.sidecar is None else _wrapped(body, self.sidecar))
+
+    def hash(self, signature: bytes, raw: bytes) -> bytes:
+        """Return the hash by which chains know it; raw: what `signed` has returned. A block holds no sidecar."""
+        if self.sidecar is None:
+            return keccak(raw)
+        return keccak(bytes([self.type]) + self._body(signature))
+
+    def _body(self, signature: bytes) -> bytes:
+        r, s, parity = numbers(signature)
+        v = 35 + 2 * self.chain_id + parity if self.type == LEGACY else parity
+        return sequence([*self.fields(), integer(v), integer(r), integer(s)])
 
 
 def decode_signed(raw: bytes) -> tuple[UnsignedTransaction, bytes]:
     """Take a raw transaction apart with pyrlp: the transaction and its 65 signature bytes (r, s, recovery id).
 
-    Raises ValueError for anything but a well-formed, replay-protected transaction of the two types.
+    Raises ValueError for anything but a well-formed, replay-protected transaction of the five types.
     """
-    typed = raw[:1] == b"\x02"
-    items = _decode_list(raw[1:] if typed else raw)
-    if typed and len(items) == 12 and items[8] == []:
-        chain_id, nonce, tip, cap, gas, to, value, data, _, v, r, s = items
-        fees = {"max_fee_per_gas": _number(cap), "max_priority_fee_per_gas": _number(tip)}
-        chain, parity = _number(chain_id), _number(v)
-    elif not typed and len(items) == 9:
-        nonce, price, gas, to, value, data, v, r, s = items
-        fees = {"gas_price": _number(price)}
-        chain, parity = divmod(_number(v) - 35, 2)
-    else:
-        raise ValueError("not a legacy or type 2 transaction")
-    if parity not in (0, 1) or chain <= 0 or len(to) not in (0, 20):
-        raise ValueError("no replay protection, no recovery id or no address")
+    kind = raw[0] if raw[:1] in _TYPE_BYTES else LEGACY
+    items = decode_list(raw[1:] if kind else raw)
+    sidecar = None
+    if kind == BLOB:
+        items, sidecar = _unwrapped(items)
+    if len(items) != _LENGTHS[kind]:
+        raise ValueError("another number of fields than the type has")
+    chain_id, parity = _chain_and_parity(kind, items)
+    nonce, *fees, gas, to, value, data = items[: _DATA_END[kind]]
     transaction = UnsignedTransaction(
-        type=DYNAMIC_FEE if typed else LEGACY,
-        chain_id=chain,
-        nonce=_number(nonce),
-        gas=_number(gas),
-        to=bytes(to),
-        value=_number(value),
-        data=bytes(data),
-        **fees,
+        type=kind,
+        chain_id=chain_id,
+        nonce=as_integer(nonce),
+        gas=as_integer(gas),
+        to=as_bytes(to, 0, 20),
+        value=as_integer(value),
+        data=as_bytes(data),
+        sidecar=sidecar,
+        **_decoded_fees(fees),
+        **_decoded_rest(kind, items[_DATA_END[kind] : -3], sidecar),
     )
-    return transaction, _number(r).to_bytes(32) + _number(s).to_bytes(32) + bytes([parity])
+    return transaction, signature_of(as_integer(items[-2]), as_integer(items[-1]), parity)
 
 
 def message_payload(message: bytes) -> bytes:
@@ -97,39 +134,71 @@ def digest(payload: bytes) -> bytes:
     return keccak(payload)
 
 
-def _string(value: bytes) -> bytes:
-    if len(value) == 1 and value[0] < 0x80:
-        return value
-    return _prefix(len(value), 0x80) + value
+def _chain_and_parity(kind: int, items: list[Any]) -> tuple[int, int]:
+    """Return the chain id, taken out of the items of a typed transaction, and the recovery id."""
+    v = as_integer(items[-3])
+    chain_id, parity = divmod(v - 35, 2) if kind == LEGACY else (as_integer(items.pop(0)), v)
+    if chain_id <= 0:
+        raise ValueError("no replay protection")
+    return chain_id, parity
 
 
-def _integer(value: int) -> bytes:
-    return _string(value.to_bytes((value.bit_length() + 7) // 8))
+def _decoded_fees(items: list[Any]) -> dict[str, Any]:
+    if len(items) == 1:
+        return {"gas_price": as_integer(items[0])}
+    tip, cap = items
+    return {"max_fee_per_gas": as_integer(cap), "max_priority_fee_per_gas": as_integer(tip)}
 
 
-def _list(items: list[bytes]) -> bytes:
-    body = b"".join(items)
-    return _prefix(len(body), 0xC0) + body
+def _decoded_rest(kind: int, items: list[Any], sidecar: Sidecar | None) -> dict[str, Any]:
+    """Return what stands between the data and the signature."""
+    if kind == LEGACY:
+        return {}
+    rest: dict[str, Any] = {"access_list": _decoded_access_list(items[0])}
+    if sidecar is not None:
+        if tuple(as_list(items[2])) != sidecar.versioned_hashes:
+            raise ValueError("the sidecar holds other blobs than the transaction names")
+        rest["max_fee_per_blob_gas"] = as_integer(items[1])
+    if kind == SET_CODE:
+        rest["authorizations"] = tuple(SignedAuthorization.of_item(item) for item in as_list(items[1]))
+    return rest
 
 
-def _prefix(size: int, offset: int) -> bytes:
-    if size < 56:
-        return bytes([offset + size])
-    length = size.to_bytes((size.bit_length() + 7) // 8)
-    return bytes([offset + 55 + len(length)]) + length
+def _access_list(entries: AccessList) -> bytes:
+    return sequence(
+        sequence([string(address), sequence(string(key) for key in keys)]) for address, keys in entries
+    )
 
 
-def _decode_list(encoded: bytes) -> list[Any]:
-    try:
-        items = rlp.decode(encoded)  # strict: trailing bytes and long forms are errors
-    except rlp.exceptions.RLPException:
-        raise ValueError("not RLP") from None
-    if not isinstance(items, list):
-        raise ValueError("not a list")  # noqa: TRY004 - the bytes are wrong, not their type
-    return items
+def _decoded_access_list(item: Any) -> AccessList:
+    entries = []
+    for entry in as_list(item):
+        if len(as_list(entry)) != 2:
+            raise ValueError("not an access list")
+        address, keys = entry
+        entries.append((as_bytes(address, 20), tuple(as_bytes(key, 32) for key in as_list(keys))))
+    return tuple(entries)
 
 
-def _number(item: object) -> int:
-    if not isinstance(item, bytes) or item[:1] == b"\x00":
-        raise ValueError("not an integer")
-    return int.from_bytes(item)
+def _wrapped(body: bytes, sidecar: Sidecar) -> bytes:
+    """Return the form for the network. Sources: EIP-4844 (blob proofs), EIP-7594 (cell proofs, with a version)."""
+    version = [integer(sidecar.proofs_kind)] if sidecar.proofs_kind is Proofs.CELLS else []
+    beside = [sidecar.blobs, sidecar.commitments, sidecar.proofs]
+    return sequence([body, *version, *(sequence(string(one) for one in part) for part in beside)])
+
+
+def _unwrapped(items: list[Any]) -> tuple[list[Any], Sidecar]:
+    """Take the network form apart: the transaction's own items, and the sidecar. Raises ValueError."""
+    kind = Proofs.BLOB
+    if len(items) == 5:
+        kind = Proofs(as_integer(items.pop(1)))
+    if len(items) != 4:
+        raise ValueError("not the network form of a blob transaction")
+    body, blobs, commitments, proofs = (as_list(item) for item in items)
+    sidecar = Sidecar(
+        kind,
+        tuple(as_bytes(blob) for blob in blobs),
+        tuple(as_bytes(one, COMMITMENT_BYTES) for one in commitments),
+        tuple(as_bytes(one, PROOF_BYTES) for one in proofs),
+    )
+    return body, sidecar

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keyguard import ethereum
-from keyguard.errors import KeyNotActiveError
+from keyguard.authorizations import Authorization
 from keyguard.ethereum import UnsignedTransaction
-from keyguard.floor import checked_idempotency_key, checked_message, decode_transaction
+from keyguard.floor import checked_idempotency_key, checked_message, decode_authorization, decode_transaction
 from keyguard.models import Key
-from keyguard.states import KeyState, RecordKind
+from keyguard.states import RecordKind
+from keyguard.typed_data import TypedData, decode_typed_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,9 @@ class SigningRequest:
 
     idempotency_key: str
     address: str
-    transaction: Mapping[str, Any]
+    transaction: Mapping[str, Any] = field(repr=False)
+
+    kind = RecordKind.TRANSACTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,37 @@ class MessageRequest:
     idempotency_key: str
     address: str
     message: bytes = field(repr=False)
+
+    kind = RecordKind.MESSAGE
+
+
+@dataclass(frozen=True, slots=True)
+class TypedDataRequest:
+    """EIP-712 data to be signed by the key of `address`. `keyguard.typed_data.decode_typed_data` says which."""
+
+    idempotency_key: str
+    address: str
+    typed_data: Mapping[str, Any] = field(repr=False)
+    chain_id: int | None = None
+
+    kind = RecordKind.TYPED_DATA
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationRequest:
+    """An EIP-7702 authorisation to be signed by the key of `address`: the code of `delegate` acts for it."""
+
+    idempotency_key: str
+    address: str
+    chain_id: int
+    delegate: str
+    nonce: int
+
+    kind = RecordKind.DELEGATION
+
+
+Request = SigningRequest | MessageRequest | TypedDataRequest | AuthorizationRequest
+Content = UnsignedTransaction | TypedData | Authorization | bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +74,25 @@ class Job:
     kind: RecordKind
     payload_hash: str  # tells a repeated request from another one under the same idempotency key
     digest: bytes
-    transaction: UnsignedTransaction | None
+    content: Content  # bytes: a message
 
 
-def prepare(request: SigningRequest | MessageRequest, key: Key) -> Job:
-    """Check a request against the floor and return the job. Raises a FloorError or KeyNotActiveError."""
+def prepare(request: Request, key: Key) -> Job:
+    """Check a request against the floor and return the job. Raises a FloorError."""
     idempotency_key = checked_idempotency_key(request.idempotency_key)
-    if isinstance(request, SigningRequest):
-        transaction = decode_transaction(request.transaction, key.address)
-        kind, payload = RecordKind.TRANSACTION, transaction.payload()
-    else:
-        transaction = None
-        kind, payload = RecordKind.MESSAGE, ethereum.message_payload(checked_message(request.message))
-    if key.state != KeyState.ACTIVE:
-        raise KeyNotActiveError(f"the key of {key.address} is {key.state.lower()} and signs nothing")
-    identity = hashlib.sha256(f"kg1|{kind}|{key.id}|".encode() + payload).hexdigest()
-    return Job(idempotency_key, key, kind, f"0x{identity}", ethereum.digest(payload), transaction)
+    content = _decode(request, key)
+    payload = ethereum.message_payload(content) if isinstance(content, bytes) else content.payload()
+    identity = hashlib.sha256(f"kg1|{request.kind}|{key.id}|".encode() + payload).hexdigest()
+    return Job(idempotency_key, key, request.kind, f"0x{identity}", ethereum.digest(payload), content)
+
+
+def _decode(request: Request, key: Key) -> Content:
+    match request:
+        case SigningRequest():
+            return decode_transaction(request.transaction, key.address)
+        case MessageRequest():
+            return checked_message(request.message)
+        case TypedDataRequest():
+            return decode_typed_data(request.typed_data, request.chain_id)
+        case AuthorizationRequest():
+            return decode_authorization(request.chain_id, request.delegate, request.nonce)

@@ -6,10 +6,14 @@ idempotency key; a finished signing record never changes and is never deleted (t
 
 import uuid
 
+from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q
 
+from keyguard.errors import FloorError
 from keyguard.fields import Uint256Field
+from keyguard.floor import checked_address
 from keyguard.states import KekState, KeyState, Origin, RecordKind, RecordState
 
 
@@ -92,11 +96,12 @@ class SigningRecord(models.Model):
     payload_hash = models.CharField(max_length=66, blank=True)  # empty: refused before there was a payload
     digest = models.CharField(max_length=66, blank=True)
     chain_id = models.BigIntegerField(null=True)
-    to = models.CharField(max_length=42, blank=True)  # empty: a contract was created, or a message
+    # A transaction's `to` (empty: a contract was created), typed data's verifying contract, an authorisation's delegate.
+    to = models.CharField(max_length=42, blank=True)
     value = Uint256Field(null=True)
     nonce = Uint256Field(null=True)
     signature = models.BinaryField(null=True)
-    raw = models.BinaryField(default=b"")  # empty for a message
+    raw = models.BinaryField(default=b"")  # of a transaction alone, as is the hash
     hash = models.CharField(max_length=66, blank=True, db_index=True)
     error = models.CharField(max_length=64, blank=True)  # an error's code
     created_at = models.DateTimeField(auto_now_add=True, db_index=True)
@@ -121,3 +126,29 @@ class SigningRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.idempotency_key} {self.state}"
+
+
+class AllowedDelegate(models.Model):
+    """A contract that any account here may be handed to on this chain (EIP-7702). What is not listed is refused."""
+
+    chain_id = models.BigIntegerField(validators=[MinValueValidator(1)])
+    address = models.CharField(max_length=42)
+    note = models.CharField(max_length=200, help_text="which contract this is, and who has examined its code")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["chain_id", "address"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["chain_id", "address"], name="keyguard_alloweddelegate_chain_address_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.address} on {self.chain_id}"
+
+    def clean(self) -> None:
+        try:
+            self.address = checked_address(self.address, "address")
+        except FloorError as error:
+            raise ValidationError({"address": str(error)}) from None

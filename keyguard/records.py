@@ -11,11 +11,14 @@ from typing import Any
 from django.db import connection
 from django.utils import timezone
 
+from keyguard.authorizations import Authorization
 from keyguard.curve import checksummed
 from keyguard.errors import IdempotencyConflictError, SigningDeniedError
-from keyguard.jobs import Job, MessageRequest, SigningRequest
+from keyguard.ethereum import UnsignedTransaction
+from keyguard.jobs import Content, Job, Request
 from keyguard.models import Key, SigningRecord
-from keyguard.states import RecordKind, RecordState
+from keyguard.states import RecordState
+from keyguard.typed_data import TypedData
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class Answer:
     """A signature that has passed every check."""
 
     signature: bytes = field(repr=False)  # r, s, recovery id
-    raw: bytes = field(repr=False)  # empty for a message
+    raw: bytes = field(repr=False)  # of a transaction alone, like its hash
     hash: str
 
 
@@ -72,13 +75,12 @@ def conclude(signed: Sequence[tuple[SigningRecord, Answer]]) -> None:
             raise SigningDeniedError("an intent is missing; nothing was signed")
 
 
-def refused_request(request: SigningRequest | MessageRequest, key: Key, code: str) -> SigningRecord:
+def refused_request(request: Request, key: Key, code: str) -> SigningRecord:
     """Return the record of a request that did not pass the floor; nothing in it can be relied on but the key."""
-    transaction = isinstance(request, SigningRequest)
     return SigningRecord(
         idempotency_key=str(request.idempotency_key)[:255],
         key=key,
-        kind=RecordKind.TRANSACTION if transaction else RecordKind.MESSAGE,
+        kind=request.kind,
         state=RecordState.REFUSED,
         error=code,
     )
@@ -102,7 +104,6 @@ def _unique(jobs: Iterable[Job]) -> dict[str, Job]:
 
 
 def _intent(job: Job) -> SigningRecord:
-    facts = job.transaction
     return SigningRecord(
         idempotency_key=job.idempotency_key,
         key=job.key,
@@ -110,11 +111,26 @@ def _intent(job: Job) -> SigningRecord:
         state=RecordState.INTENT,
         payload_hash=job.payload_hash,
         digest=f"0x{job.digest.hex()}",
-        chain_id=facts.chain_id if facts else None,
-        to=checksummed(f"0x{facts.to.hex()}") if facts and facts.to else "",
-        value=facts.value if facts else None,
-        nonce=facts.nonce if facts else None,
+        **_facts(job.content),
     )
+
+
+def _facts(content: Content) -> dict[str, Any]:
+    """Return what the record says of the content besides its digest."""
+    match content:
+        case UnsignedTransaction():
+            value, nonce = content.value, content.nonce
+            return {"chain_id": content.chain_id, "to": _address(content.to), "value": value, "nonce": nonce}
+        case TypedData():
+            return {"chain_id": content.chain_id, "to": _address(content.verifying_contract)}
+        case Authorization():
+            return {"chain_id": content.chain_id, "to": _address(content.delegate), "nonce": content.nonce}
+        case bytes():
+            return {}
+
+
+def _address(address: bytes) -> str:
+    return checksummed(f"0x{address.hex()}") if address else ""
 
 
 def _answer(record: SigningRecord) -> Answer:

@@ -9,15 +9,18 @@ the batch is rolled back. Anything unforeseen means *denied*.
 Does not ask who the caller is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from django.db import Error as DatabaseError
 from django.db import transaction
 
 from keyguard import curve, ethereum
+from keyguard.authorizations import SignedAuthorization
 from keyguard.backends import backend_of
+from keyguard.delegates import require_allowed
 from keyguard.errors import (
     FloorError,
     KekError,
@@ -28,11 +31,21 @@ from keyguard.errors import (
     SignatureInvalidError,
     SigningDeniedError,
 )
+from keyguard.ethereum import UnsignedTransaction
 from keyguard.floor import checked_address
-from keyguard.jobs import Job, MessageRequest, SigningRequest, prepare
+from keyguard.jobs import (
+    AuthorizationRequest,
+    Job,
+    MessageRequest,
+    Request,
+    SigningRequest,
+    TypedDataRequest,
+    prepare,
+)
 from keyguard.keys import suspend_key
 from keyguard.models import Key, SigningRecord
 from keyguard.records import Answer, conclude, refused_job, refused_request, reserve
+from keyguard.states import KeyState
 
 log = structlog.get_logger("keyguard")
 
@@ -81,16 +94,51 @@ def sign_message(address: str, message: bytes, idempotency_key: str) -> bytes:
     raises, and like it must not be called inside a transaction.
     """
     (answer,) = _sign([MessageRequest(idempotency_key, address, message)])
-    return answer.signature[:64] + bytes([answer.signature[64] + 27])
+    return _with_v(answer.signature)
 
 
-def _sign(requests: Sequence[SigningRequest] | Sequence[MessageRequest]) -> list[Answer]:
+def sign_typed_data(
+    address: str, typed_data: Mapping[str, Any], idempotency_key: str, *, chain_id: int | None = None
+) -> bytes:
+    """Sign EIP-712 data and return 65 bytes: r, s, v (27 or 28).
+
+    typed_data: as of eth_signTypedData_v4; `keyguard.typed_data` says what is refused. chain_id: the chain that the
+    caller means; data for another one is refused. Raises what `sign_transactions` raises, and like it must not be
+    called inside a transaction.
+    """
+    (answer,) = _sign([TypedDataRequest(idempotency_key, address, typed_data, chain_id)])
+    return _with_v(answer.signature)
+
+
+def sign_authorization(
+    address: str, chain_id: int, delegate: str, nonce: int, idempotency_key: str
+) -> SignedAuthorization:
+    """Sign that the code of `delegate` acts for the account `address` (EIP-7702), and return it for a transaction.
+
+    nonce: that of the account when the transaction is executed; when it sends the transaction itself, one more than
+    the transaction's. The delegate must be allowed on the chain (`keyguard.delegates`); the zero address takes a
+    delegation back. Raises what `sign_transactions` raises, and like it must not be called inside a transaction.
+    """
+    (answer,) = _sign([AuthorizationRequest(idempotency_key, address, chain_id, delegate, nonce)])
+    return SignedAuthorization(
+        chain_id, bytes.fromhex(checked_address(delegate, "delegate")[2:]), nonce, answer.signature
+    )
+
+
+def _with_v(signature: bytes) -> bytes:
+    return signature[:64] + bytes([signature[64] + 27])
+
+
+def _sign(requests: Sequence[Request]) -> list[Answer]:
     if not requests:
         return []
     try:
+        # Before the transaction: the proofs of blobs may take seconds.
+        jobs = _jobs(requests)
         # durable: refuses to run inside the caller's transaction, see sign_transactions.
         with transaction.atomic(durable=True):
-            answers = _answers(_jobs(requests))
+            _require_active(jobs)
+            answers = _answers(jobs)
     except _RefusedError as refusal:
         _record(refusal)
         raise refusal.error from None
@@ -98,20 +146,27 @@ def _sign(requests: Sequence[SigningRequest] | Sequence[MessageRequest]) -> list
     return [answers[request.idempotency_key] for request in requests]
 
 
-def _jobs(requests: Sequence[SigningRequest] | Sequence[MessageRequest]) -> list[Job]:
+def _jobs(requests: Iterable[Request]) -> list[Job]:
+    requests = list(requests)
     keys = _load_keys({checked_address(request.address, "address") for request in requests})
     jobs = []
     for request in requests:
         key = keys[request.address.lower()]
         try:
-            jobs.append(prepare(request, key))
+            job = prepare(request, key)
+            require_allowed(job.content)
         except FloorError as error:
             raise _RefusedError(error, key, [refused_request(request, key, error.code)]) from None
-        except KeyNotActiveError as error:
-            raise _RefusedError(
-                error, key, []
-            ) from None  # no record: a loop that keeps asking would fill the table
+        jobs.append(job)
     return jobs
+
+
+def _require_active(jobs: Sequence[Job]) -> None:
+    keys = {job.key.pk: job.key for job in jobs}
+    for pk in Key.objects.filter(pk__in=keys).exclude(state=KeyState.ACTIVE).values_list("pk", flat=True):
+        error = KeyNotActiveError(f"the key of {keys[pk].address} is suspended and signs nothing")
+        # No record: a loop that keeps asking would fill the table.
+        raise _RefusedError(error, keys[pk], [])
 
 
 def _load_keys(addresses: set[str]) -> dict[str, Key]:
@@ -144,7 +199,8 @@ def _sign_with(key: Key, jobs: Sequence[Job]) -> list[Answer]:
             raise SignatureInvalidError("the backend answered with another number of signatures")
         public_key = bytes(key.public_key)
         return [
-            _verified(job, signature, public_key) for job, signature in zip(jobs, signatures, strict=True)
+            checked_answer(job, signature, public_key)
+            for job, signature in zip(jobs, signatures, strict=True)
         ]
     except KekError as error:
         raise _RefusedError(error, key, []) from None  # no fault of the request: no record
@@ -159,20 +215,20 @@ def _sign_with(key: Key, jobs: Sequence[Job]) -> list[Answer]:
         raise _RefusedError(denied, key, [refused_job(job, denied.code) for job in jobs]) from None
 
 
-def _verified(job: Job, signature: bytes, public_key: bytes) -> Answer:
+def checked_answer(job: Job, signature: bytes, public_key: bytes) -> Answer:
     """Return the answer when the signature is the pinned key's over this payload, and the raw bytes say what was asked."""
     try:
         signature = curve.low_s(signature)
         if curve.recover(signature, job.digest) != public_key:
             raise ValueError("recovers to another key")
-        if job.transaction is None:
+        if not isinstance(job.content, UnsignedTransaction):
             return Answer(signature, b"", "")
-        raw = job.transaction.signed(signature)
-        if ethereum.decode_signed(raw) != (job.transaction, signature):
+        raw = job.content.signed(signature)
+        if ethereum.decode_signed(raw) != (job.content, signature):
             raise ValueError("the raw transaction is not what was asked")
     except ValueError as error:
         raise SignatureInvalidError(f"{job.idempotency_key}: {error}; the key is suspended") from None
-    return Answer(signature, raw, f"0x{ethereum.digest(raw).hex()}")
+    return Answer(signature, raw, f"0x{job.content.hash(signature, raw).hex()}")
 
 
 def _record(refusal: _RefusedError) -> None:

@@ -26,8 +26,10 @@ class KekState(TextChoices):
 class RecordKind(TextChoices):
     """What was asked to be signed."""
 
-    TRANSACTION = "TRANSACTION"
-    MESSAGE = "MESSAGE"
+    TRANSACTION = "TRANSACTION", "transaction"
+    MESSAGE = "MESSAGE", "message (EIP-191)"
+    TYPED_DATA = "TYPED_DATA", "typed data (EIP-712)"
+    DELEGATION = "DELEGATION", "authorisation (EIP-7702)"
 
 
 class RecordState(TextChoices):

@@ -39,6 +39,7 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
         ("Keys", "key", "admin:keyguard_key_changelist"),
         ("Signing records", "signature", "admin:keyguard_signingrecord_changelist"),
         ("Key-encryption keys", "enhanced_encryption", "admin:keyguard_kek_changelist"),
+        ("Allowed delegates", "supervisor_account", "admin:keyguard_alloweddelegate_changelist"),
     ],
     "Platform": [
         ("API tokens", "api", "admin:dalp_apitoken_changelist"),

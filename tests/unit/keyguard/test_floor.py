@@ -7,8 +7,19 @@ from eth_account import Account
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keyguard import curve
+from keyguard.authorizations import SignedAuthorization
+from keyguard.blobs import BLOB_BYTES
+from keyguard.curve import HALF_ORDER
 from keyguard.errors import Disposition, FloorError
-from keyguard.floor import MAX_CHAIN_ID, checked_idempotency_key, checked_message, decode_transaction
+from keyguard.ethereum import digest
+from keyguard.floor import (
+    MAX_CHAIN_ID,
+    checked_idempotency_key,
+    checked_message,
+    decode_authorization,
+    decode_transaction,
+)
 
 SENDER = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
 TO = "0xd8dA6BF26964aF9D7eEd9e03E53415D37aA96045"
@@ -16,6 +27,27 @@ COMMON: dict[str, Any] = {"chainId": 1, "nonce": 0, "gas": 21_000, "to": TO, "va
 LEGACY: dict[str, Any] = {**COMMON, "gasPrice": 1}
 DYNAMIC: dict[str, Any] = {**COMMON, "type": 2, "maxFeePerGas": 2, "maxPriorityFeePerGas": 1}
 MISSING = object()
+SLOT = "0x" + "00" * 31 + "01"
+EMPTY_BLOB = bytes(BLOB_BYTES)
+BLOB: dict[str, Any] = {**DYNAMIC, "type": 3, "maxFeePerBlobGas": 1, "blobs": [EMPTY_BLOB]}
+
+
+def address_bytes(address: str) -> bytes:
+    return bytes.fromhex(address[2:])
+
+
+def signed_authorization(secret: bytearray) -> dict[str, Any]:
+    plain = decode_authorization(1, TO, 7)
+    signature = curve.sign(secret, digest(plain.payload()))
+    return SignedAuthorization(1, plain.delegate, 7, signature).fields()
+
+
+AUTHORITY = curve.address_of(curve.public_key(bytearray(b"\7" * 32)))
+SET_CODE: dict[str, Any] = {
+    **DYNAMIC,
+    "type": 4,
+    "authorizationList": [signed_authorization(bytearray(b"\7" * 32))],
+}
 
 
 def refused(fields: dict[str, Any]) -> FloorError:
@@ -31,6 +63,128 @@ def test_the_two_types_pass() -> None:
     assert decode_transaction(DYNAMIC, SENDER).type == 2
     assert decode_transaction({**LEGACY, "type": "0x0", "from": SENDER}, SENDER).type == 0
     assert decode_transaction({**DYNAMIC, "accessList": [], "from": SENDER.lower()}, SENDER).type == 2
+
+
+def test_access_lists_pass_as_they_are() -> None:
+    entries = [{"address": TO.lower(), "storageKeys": [SLOT, SLOT]}, {"address": SENDER, "storageKeys": []}]
+    access_list = ((address_bytes(TO), (bytes(31) + b"\1",) * 2), (address_bytes(SENDER), ()))
+    for fields in ({**LEGACY, "type": 1}, DYNAMIC, SET_CODE):
+        assert decode_transaction({**fields, "accessList": entries}, SENDER).access_list == access_list
+
+
+def access(address: object = TO, keys: object = (), **more: object) -> dict[str, Any]:
+    return {"address": address, "storageKeys": keys, **more}
+
+
+@pytest.mark.parametrize(
+    ("entries", "code", "field"),
+    [
+        (None, "KEYGUARD_FIELD_INVALID", "accessList"),
+        ("0x", "KEYGUARD_FIELD_INVALID", "accessList"),
+        ({}, "KEYGUARD_FIELD_INVALID", "accessList"),
+        ([None], "KEYGUARD_FIELD_INVALID", "accessList[0]"),
+        ([{"address": TO}], "KEYGUARD_FIELD_INVALID", "accessList[0]"),
+        ([access(), access(more=1)], "KEYGUARD_FIELD_INVALID", "accessList[1]"),
+        ([access(TO[:-1])], "KEYGUARD_ADDRESS_INVALID", "accessList[0].address"),
+        ([access(TO.replace("d8dA", "D8dA"))], "KEYGUARD_ADDRESS_INVALID", "accessList[0].address"),
+        ([access(keys=None)], "KEYGUARD_FIELD_INVALID", "accessList[0].storageKeys"),
+        ([access(keys="0x")], "KEYGUARD_FIELD_INVALID", "accessList[0].storageKeys"),
+        ([access(keys=["0x1"])], "KEYGUARD_FIELD_INVALID", "accessList[0].storageKeys"),
+        ([access(keys=[1])], "KEYGUARD_FIELD_INVALID", "accessList[0].storageKeys"),
+        ([access(keys=["0x" + "00" * 33])], "KEYGUARD_FIELD_INVALID", "accessList[0].storageKeys"),
+        ([access()] * 4097, "KEYGUARD_DATA_TOO_LARGE", "accessList"),
+        ([access(keys=["0x" + "00" * 32] * 4096)], "KEYGUARD_DATA_TOO_LARGE", "accessList"),
+    ],
+)
+def test_malformed_access_list_is_refused_and_the_place_named(entries: object, code: str, field: str) -> None:
+    error = refused({**DYNAMIC, "accessList": entries})
+    assert (error.code, error.field) == (code, field)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "field"),
+    [
+        ({"to": None, "data": "0x00"}, "KEYGUARD_FIELD_INVALID", "to"),
+        ({"maxFeePerBlobGas": MISSING}, "KEYGUARD_FIELD_MISSING", "maxFeePerBlobGas"),
+        ({"maxFeePerBlobGas": 0}, "KEYGUARD_FIELD_INVALID", "maxFeePerBlobGas"),
+        ({"maxFeePerBlobGas": "1"}, "KEYGUARD_FIELD_INVALID", "maxFeePerBlobGas"),
+        ({"maxFeePerBlobGas": 2**255}, "KEYGUARD_FEES_INVALID", "value"),
+        ({"blobs": MISSING}, "KEYGUARD_FIELD_MISSING", "blobs"),
+        ({"blobs": []}, "KEYGUARD_FIELD_INVALID", "blobs"),
+        ({"blobs": [EMPTY_BLOB] * 7}, "KEYGUARD_FIELD_INVALID", "blobs"),
+        ({"blobs": EMPTY_BLOB}, "KEYGUARD_FIELD_INVALID", "blobs"),
+        ({"blobs": ["0x" + "00" * BLOB_BYTES]}, "KEYGUARD_FIELD_INVALID", "blobs"),
+        ({"blobs": [EMPTY_BLOB[1:]]}, "KEYGUARD_BLOB_INVALID", "blobs"),
+        ({"blobs": [b"\xff" * BLOB_BYTES]}, "KEYGUARD_BLOB_INVALID", "blobs"),
+        ({"wrapperVersion": 2}, "KEYGUARD_FIELD_INVALID", "wrapperVersion"),
+        ({"wrapperVersion": True}, "KEYGUARD_FIELD_INVALID", "wrapperVersion"),
+        ({"blobVersionedHashes": []}, "KEYGUARD_FIELD_UNKNOWN", "blobVersionedHashes"),
+        ({"gasPrice": 1}, "KEYGUARD_FIELD_UNKNOWN", "gasPrice"),
+        ({"authorizationList": []}, "KEYGUARD_FIELD_UNKNOWN", "authorizationList"),
+    ],
+)
+def test_malformed_blob_transaction_is_refused_and_the_field_named(
+    changes: dict[str, Any], code: str, field: str
+) -> None:
+    error = refused({**BLOB, **changes})
+    assert (error.code, error.field) == (code, field)
+
+
+def test_set_code_transaction_passes_with_what_its_authority_signed() -> None:
+    transaction = decode_transaction(SET_CODE, SENDER)
+    assert [one.authority() for one in transaction.authorizations] == [AUTHORITY]
+
+
+def changed(**changes: object) -> dict[str, Any]:
+    fields = {**SET_CODE["authorizationList"][0], **changes}
+    return {"authorizationList": [{name: value for name, value in fields.items() if value is not MISSING}]}
+
+
+@pytest.mark.case("K15")
+@pytest.mark.parametrize(
+    ("changes", "code", "field"),
+    [
+        ({"to": None, "data": "0x00"}, "KEYGUARD_FIELD_INVALID", "to"),
+        ({"authorizationList": MISSING}, "KEYGUARD_FIELD_MISSING", "authorizationList"),
+        ({"authorizationList": []}, "KEYGUARD_FIELD_INVALID", "authorizationList"),
+        ({"authorizationList": {}}, "KEYGUARD_FIELD_INVALID", "authorizationList"),
+        ({"authorizationList": [None] * 257}, "KEYGUARD_FIELD_INVALID", "authorizationList"),
+        ({"authorizationList": [None]}, "KEYGUARD_FIELD_INVALID", "authorizationList[0]"),
+        (changed(more=1), "KEYGUARD_FIELD_INVALID", "authorizationList[0]"),
+        (changed(authority=MISSING), "KEYGUARD_FIELD_INVALID", "authorizationList[0]"),
+        (changed(chainId=0), "KEYGUARD_CHAIN_ID", "authorizationList[0].chainId"),
+        (changed(chainId=2), "KEYGUARD_AUTHORIZATION_INVALID", "authorizationList[0].chainId"),
+        (changed(nonce=8), "KEYGUARD_AUTHORIZATION_INVALID", "authorizationList[0]"),
+        (changed(nonce=-1), "KEYGUARD_FIELD_INVALID", "authorizationList[0].nonce"),
+        (changed(address=SENDER), "KEYGUARD_AUTHORIZATION_INVALID", "authorizationList[0]"),
+        (changed(address=TO[2:]), "KEYGUARD_ADDRESS_INVALID", "authorizationList[0].address"),
+        (changed(authority=SENDER), "KEYGUARD_AUTHORIZATION_INVALID", "authorizationList[0]"),
+        (changed(yParity=2), "KEYGUARD_FIELD_INVALID", "authorizationList[0].yParity"),
+        (changed(yParity=True), "KEYGUARD_FIELD_INVALID", "authorizationList[0].yParity"),
+        (changed(r=0), "KEYGUARD_FIELD_INVALID", "authorizationList[0].r"),
+        (changed(r=5), "KEYGUARD_AUTHORIZATION_INVALID", "authorizationList[0]"),
+        (changed(s=HALF_ORDER + 1), "KEYGUARD_FIELD_INVALID", "authorizationList[0].s"),
+    ],
+)
+def test_authorisation_that_chains_would_pass_over_in_silence_is_refused(
+    changes: dict[str, Any], code: str, field: str
+) -> None:
+    error = refused({**SET_CODE, **changes})
+    assert (error.code, error.field) == (code, field)
+
+
+@pytest.mark.case("K15")
+@pytest.mark.parametrize("chain_id", [None, 0, -1, True, "1", 2**64])
+def test_authorisation_for_every_chain_is_refused(chain_id: object) -> None:
+    with pytest.raises(FloorError) as caught:
+        decode_authorization(chain_id, TO, 0)
+    assert caught.value.code == "KEYGUARD_CHAIN_ID"
+
+
+@pytest.mark.case("K15")
+def test_eth_account_would_have_signed_an_authorisation_for_every_chain() -> None:
+    """The reason why the floor refuses it; when this fails, eth-account has closed its gap."""
+    assert Account.create().sign_authorization({"chainId": 0, "address": TO, "nonce": 0}).signature
 
 
 BAD_CHAIN_IDS = [MISSING, None, 0, -1, True, "1", "0x1", 1.0, 2**64, MAX_CHAIN_ID + 1]
@@ -57,26 +211,15 @@ def test_eth_account_would_have_signed_without_a_chain_id() -> None:
         assert account.sign_transaction(naive).raw_transaction
 
 
-@pytest.mark.case("K15")
-@pytest.mark.parametrize(
-    ("extra", "code"),
-    [
-        ({"authorizationList": []}, "KEYGUARD_AUTHORIZATION_REFUSED"),
-        ({"type": 4}, "KEYGUARD_AUTHORIZATION_REFUSED"),
-        ({"type": "0x4"}, "KEYGUARD_AUTHORIZATION_REFUSED"),
-        ({"type": 3}, "KEYGUARD_BLOB_REFUSED"),
-        ({"blobVersionedHashes": []}, "KEYGUARD_BLOB_REFUSED"),
-        ({"maxFeePerBlobGas": 1}, "KEYGUARD_BLOB_REFUSED"),
-        ({"type": 1}, "KEYGUARD_TRANSACTION_TYPE"),
-        ({"type": 5}, "KEYGUARD_TRANSACTION_TYPE"),
-        ({"type": True}, "KEYGUARD_TRANSACTION_TYPE"),
-        ({"type": None}, "KEYGUARD_TRANSACTION_TYPE"),
-        ({"type": []}, "KEYGUARD_TRANSACTION_TYPE"),
-        ({"type": "0x02"}, "KEYGUARD_TRANSACTION_TYPE"),
-    ],
-)
-def test_other_kinds_of_transaction_are_refused_by_name(extra: dict[str, Any], code: str) -> None:
-    assert refused({**DYNAMIC, **extra}).code == code
+@pytest.mark.parametrize("kind", [5, -1, True, None, [], "0x02", "0x5", "2", 2.0])
+def test_type_that_there_is_not_is_refused(kind: object) -> None:
+    assert refused({**DYNAMIC, "type": kind}).code == "KEYGUARD_TRANSACTION_TYPE"
+
+
+@pytest.mark.parametrize("extra", ["authorizationList", "blobs", "maxFeePerBlobGas", "accessList"])
+def test_type_is_said_and_not_guessed_from_the_fields(extra: str) -> None:
+    untyped = {**LEGACY, extra: []}
+    assert (refused(untyped).code, refused(untyped).field) == ("KEYGUARD_FIELD_UNKNOWN", extra)
 
 
 @pytest.mark.parametrize(
@@ -87,11 +230,6 @@ def test_other_kinds_of_transaction_are_refused_by_name(extra: dict[str, Any], c
         ({**DYNAMIC, "input": "0x"}, "KEYGUARD_FIELD_UNKNOWN", "input"),
         ({**DYNAMIC, "v": 0}, "KEYGUARD_FIELD_UNKNOWN", "v"),
         ({**LEGACY, "accessList": []}, "KEYGUARD_FIELD_UNKNOWN", "accessList"),
-        (
-            {**DYNAMIC, "accessList": [{"address": TO, "storageKeys": []}]},
-            "KEYGUARD_FIELD_INVALID",
-            "accessList",
-        ),
         ({**DYNAMIC, "nonce": MISSING}, "KEYGUARD_FIELD_MISSING", "nonce"),
         ({**DYNAMIC, "gas": MISSING}, "KEYGUARD_FIELD_MISSING", "gas"),
         ({**DYNAMIC, "maxFeePerGas": MISSING}, "KEYGUARD_FIELD_MISSING", "maxFeePerGas"),
@@ -146,8 +284,11 @@ JUNK = st.one_of(
 
 @settings(max_examples=400, deadline=None)
 @given(
-    base=st.sampled_from([LEGACY, DYNAMIC]),
-    name=st.one_of(st.sampled_from(sorted({*LEGACY, *DYNAMIC, "from", "accessList"})), st.text(max_size=10)),
+    base=st.sampled_from([LEGACY, {**LEGACY, "type": 1}, DYNAMIC, BLOB, SET_CODE]),
+    name=st.one_of(
+        st.sampled_from(sorted({*LEGACY, *BLOB, *SET_CODE, "from", "accessList", "wrapperVersion"})),
+        st.text(max_size=10),
+    ),
     value=JUNK,
 )
 def test_junk_in_any_field_is_refused_or_means_what_it_says(
