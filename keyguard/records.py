@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import connection
 from django.utils import timezone
 
 from keyguard.authorizations import Authorization
@@ -17,6 +16,7 @@ from keyguard.errors import IdempotencyConflictError, SigningDeniedError
 from keyguard.ethereum import UnsignedTransaction
 from keyguard.jobs import Content, Job, Request
 from keyguard.models import Key, SigningRecord
+from keyguard.statements import insert_missing, write_answers
 from keyguard.states import RecordState
 from keyguard.typed_data import TypedData
 
@@ -38,18 +38,15 @@ def reserve(jobs: Iterable[Job]) -> tuple[dict[str, Answer], list[tuple[SigningR
     # In the order of the keys: two batches that share some would otherwise wait for each other for ever.
     by_key = dict(sorted(_unique(jobs).items()))
     intents = {key: _intent(job) for key, job in by_key.items()}
-    SigningRecord.objects.bulk_create(intents.values(), ignore_conflicts=True)
-    stored = SigningRecord.objects.filter(idempotency_key__in=list(by_key)).exclude(state=RecordState.REFUSED)
+    ours = insert_missing(list(intents.values()))
+    fresh = [(intents[key], job) for key, job in by_key.items() if intents[key].pk in ours]
     answers: dict[str, Answer] = {}
-    fresh: list[tuple[SigningRecord, Job]] = []
-    for record in stored:
-        job = by_key[record.idempotency_key]
-        if record.payload_hash != job.payload_hash:
-            raise IdempotencyConflictError(f"{job.idempotency_key}: used for another payload or key")
-        if record.pk == intents[job.idempotency_key].pk:
-            fresh.append((record, job))
-        else:
-            answers[job.idempotency_key] = _answer(record)
+    taken = [key for key in by_key if intents[key].pk not in ours]
+    stored = SigningRecord.objects.filter(idempotency_key__in=taken).exclude(state=RecordState.REFUSED)
+    for record in stored if taken else ():
+        if record.payload_hash != by_key[record.idempotency_key].payload_hash:
+            raise IdempotencyConflictError(f"{record.idempotency_key}: used for another payload or key")
+        answers[record.idempotency_key] = _answer(record)
     return answers, fresh
 
 
@@ -57,22 +54,10 @@ def conclude(signed: Sequence[tuple[SigningRecord, Answer]]) -> None:
     """Write the answers beside their intents, in one statement. An intent that is not there denies the batch."""
     if not signed:
         return
-    adapt = SigningRecord._meta.pk.get_db_prep_value
-    values: list[Any] = []
-    for record, answer in signed:
-        values += [adapt(record.pk, connection), answer.signature, answer.raw, answer.hash]
-    rows = ", ".join(["(%s, %s, %s, %s)"] * len(signed))
-    now = connection.ops.adapt_datetimefield_value(timezone.now())
-    with connection.cursor() as cursor:
-        # Both databases name the columns of VALUES column1, column2, ...; bulk_update would build 300 CASE branches.
-        cursor.execute(
-            "UPDATE keyguard_signingrecord SET state = 'SIGNED', signature = answer.column2, raw = answer.column3,"  # noqa: S608 - only placeholders
-            f" hash = answer.column4, signed_at = %s FROM (VALUES {rows}) AS answer"
-            " WHERE id = answer.column1 AND state = 'INTENT'",
-            [now, *values],
-        )
-        if cursor.rowcount != len(signed):
-            raise SigningDeniedError("an intent is missing; nothing was signed")
+    columns = ("signature", "raw", "hash")
+    rows = {record.pk: (answer.signature, answer.raw, answer.hash) for record, answer in signed}
+    if write_answers(columns, rows, timezone.now()) != len(signed):
+        raise SigningDeniedError("an intent is missing; nothing was signed")
 
 
 def refused_request(request: Request, key: Key, code: str) -> SigningRecord:

@@ -21,7 +21,7 @@ def insert_many(rows: Sequence[models.Model], *, skip_present: bool = False) -> 
     if connection.vendor != "postgresql":
         model._default_manager.bulk_create(rows, ignore_conflicts=skip_present, batch_size=500)
         return
-    arrays = [_as_array(field, [getattr(row, field.attname) for row in rows]) for field in _inserted(model)]
+    arrays = [_as_array(field, [field.pre_save(row, True) for row in rows]) for field in _inserted(model)]
     _run(_insert_sql(model, skip_present), arrays)
 
 

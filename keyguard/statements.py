@@ -1,0 +1,86 @@
+"""The two statements that every batch of signatures costs. On PostgreSQL each is one prepared text, whatever the number.
+
+The rows travel as an array for each column; the ORM would write a placeholder for each value, and the driver would take
+the text apart again, which costs more than the signatures.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from django.db import connection
+
+from keyguard.models import SigningRecord
+from keyguard.states import RecordState
+
+
+def insert_missing(records: Sequence[SigningRecord]) -> set[UUID]:
+    """Insert the records whose idempotency key is not there yet; return the ids of those."""
+    if connection.vendor != "postgresql":
+        SigningRecord.objects.bulk_create(records, ignore_conflicts=True)
+        ids = [record.pk for record in records]
+        return set(SigningRecord.objects.filter(pk__in=ids).values_list("pk", flat=True))
+    arrays = [[field.pre_save(record, True) for record in records] for field in _inserted()]
+    return {found for (found,) in _run(_insert_sql(), arrays).fetchall()}
+
+
+def write_answers(columns: Sequence[str], rows: Mapping[UUID, Sequence[Any]], at: datetime) -> int:
+    """Write what the backend answered beside the intents, and return how many there were.
+
+    rows: the values of `columns` by the record's id.
+    """
+    if connection.vendor != "postgresql":
+        return sum(
+            SigningRecord.objects.filter(pk=pk, state=RecordState.INTENT).update(
+                state=RecordState.SIGNED, signed_at=at, **dict(zip(columns, values, strict=True))
+            )
+            for pk, values in rows.items()
+        )
+    arrays = [[values[place] for values in rows.values()] for place in range(len(columns))]
+    return _run(_answer_sql(tuple(columns)), [at, list(rows), *arrays]).rowcount
+
+
+def _run(sql: str, parameters: Sequence[Any]) -> "psycopg.Cursor[Any]":
+    connection.ensure_connection()
+    connection.validate_no_broken_transaction()
+    prepare = not connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS")
+    with connection.wrap_database_errors:
+        return psycopg.Cursor(connection.connection).execute(sql.encode(), parameters, prepare=prepare)
+
+
+@cache
+def _inserted() -> list[Any]:
+    fields: list[Any] = list(SigningRecord._meta.concrete_fields)
+    return [field for field in fields if not field.has_db_default()]
+
+
+@cache
+def _insert_sql() -> str:
+    names = ", ".join(f'"{field.column}"' for field in _inserted())
+    arrays = ", ".join(_array(field) for field in _inserted())
+    return (
+        f'INSERT INTO "{SigningRecord._meta.db_table}" ({names}) SELECT * FROM unnest({arrays})'  # noqa: S608 - our own names
+        " ON CONFLICT DO NOTHING RETURNING id"
+    )
+
+
+@cache
+def _answer_sql(columns: tuple[str, ...]) -> str:
+    fields = [SigningRecord._meta.get_field(name) for name in ("id", *columns)]
+    arrays = ", ".join(_array(field) for field in fields)
+    changes = ", ".join(f"{name} = each.{name}" for name in columns)
+    return (
+        f"UPDATE \"{SigningRecord._meta.db_table}\" AS old SET state = 'SIGNED', signed_at = %s, {changes}"  # noqa: S608 - our own names
+        f" FROM unnest({arrays}) AS each(id, {', '.join(columns)})"
+        " WHERE old.id = each.id AND old.state = 'INTENT'"
+    )
+
+
+def _array(field: Any) -> str:
+    # A cast to varchar(n) would cut off what is too long, and the column could not refuse it.
+    kind = str(field.db_type(connection))
+    kind = "text" if kind.startswith("varchar") else kind.split("(", maxsplit=1)[0]
+    return f"%s::{kind}[]"
