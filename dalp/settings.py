@@ -220,6 +220,10 @@ SIGNER = knobs(
     resend_seconds=60,
     bump_after_seconds=30,
     rpc_timeout_seconds=8,
+    hedge_seconds=1,
+    pause_seconds=60,
+    identity_seconds=30,
+    unreachable_seconds=60,
     watch_slice_seconds=3,
 )
 IDENTITY_PROVIDER_URL = env.str("IDENTITY_PROVIDER_URL", default="")

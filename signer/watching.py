@@ -134,14 +134,14 @@ class Watch:
     def _counts(self, lane_ids: set[UUID]) -> dict[UUID, int]:
         """Return the number of mined nonces of each lane; a lane whose count the node does not give is left out."""
         lanes = list(Lane.objects.filter(pk__in=lane_ids).values_list("pk", "address"))
-        answers = self.rpc.batch([("eth_getTransactionCount", [address, "latest"]) for _, address in lanes])
+        answers = self.rpc.agreed([("eth_getTransactionCount", [address, "latest"]) for _, address in lanes])
         pairs = zip(lanes, answers, strict=True)
         return {pk: quantity(answer) for (pk, _), answer in pairs if not isinstance(answer, RpcError)}
 
     def _receipts(self, candidates: Sequence[Candidate]) -> list[list[Any]]:
         """Return the answers for all attempts of each candidate, RpcErrors among them."""
         calls = [("eth_getTransactionReceipt", [attempt.hash]) for c in candidates for attempt in c.attempts]
-        answers = iter(self.rpc.batch(calls))
+        answers = iter(self.rpc.agreed(calls))
         return [[next(answers) for _ in candidate.attempts] for candidate in candidates]
 
     def _judge(
@@ -235,7 +235,7 @@ class Watch:
         if at < 0 or not fresh:
             return
         lanes = list(Lane.objects.filter(pk__in={row.lane_id for row in fresh}).values_list("pk", "address"))
-        counts = self.rpc.batch_or_raise(
+        counts = self.rpc.agreed_or_raise(
             [("eth_getTransactionCount", [address, hex(at)]) for _, address in lanes]
         )
         used = {pk: quantity(count) for (pk, _), count in zip(lanes, counts, strict=True)}

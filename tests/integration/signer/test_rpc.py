@@ -7,7 +7,7 @@ import pytest
 
 from dalp.local.servers import AnvilServer
 from signer import RpcNodeError, RpcRejectedError, RpcTransportError
-from signer.rpc import Rpc
+from signer.rpc import Node
 from tests.integration.signer.lying_node import Call, LyingNode
 
 SEND = "eth_sendRawTransaction"
@@ -25,7 +25,7 @@ def node(anvil: AnvilServer) -> Iterator[LyingNode]:
 def test_server_error_and_timeout_reach_the_node_once(node: LyingNode, count: int) -> None:
     calls = [(SEND, ["0x00"])] * count
     node.lose_answers = True
-    answers = Rpc(node.url).batch(calls)
+    answers = Node(node.url).batch(calls)
     assert [type(answer) for answer in answers] == [RpcTransportError] * count
     assert node.seen[SEND] == count
     node.lose_answers = False
@@ -35,7 +35,7 @@ def test_server_error_and_timeout_reach_the_node_once(node: LyingNode, count: in
         __import__("time").sleep(0.6)
 
     node.lie = slow
-    [answer] = Rpc(node.url, timeout=0.2).batch(calls[:1])
+    [answer] = Node(node.url, timeout=0.2).batch(calls[:1])
     assert isinstance(answer, RpcTransportError)
     assert node.seen["slow"] == 1
 
@@ -43,7 +43,7 @@ def test_server_error_and_timeout_reach_the_node_once(node: LyingNode, count: in
 @pytest.mark.case("PC1")
 def test_dropped_connection_is_not_tried_again(node: LyingNode) -> None:
     node.lose_requests = True
-    rpc = Rpc(node.url)
+    rpc = Node(node.url)
     with pytest.raises(RpcTransportError):
         rpc.call("eth_chainId")
     node.lose_requests = False
@@ -52,7 +52,7 @@ def test_dropped_connection_is_not_tried_again(node: LyingNode) -> None:
 
 def test_large_batch_is_split_and_answers_keep_their_places(node: LyingNode) -> None:
     calls = [("eth_getBlockByNumber", [hex(n), False]) for n in (0, *[5] * 249, 0)]
-    answers = Rpc(node.url).batch(calls)
+    answers = Node(node.url).batch(calls)
     assert len(answers) == 251
     assert answers[0] == answers[-1]
     assert answers[0]["number"] == "0x0"
@@ -61,15 +61,15 @@ def test_large_batch_is_split_and_answers_keep_their_places(node: LyingNode) -> 
 
 def test_calls_left_out_of_an_answer_are_errors_and_the_rest_stands(node: LyingNode) -> None:
     node.leave_out = {"eth_gasPrice"}
-    chain_id, gas_price, number = Rpc(node.url).batch(
+    chain_id, gas_price, number = Node(node.url).batch(
         [("eth_chainId", []), ("eth_gasPrice", []), ("eth_blockNumber", [])]
     )
     assert (chain_id, number) == ("0x7a69", "0x0")
     assert isinstance(gas_price, RpcTransportError)
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, reply: Any) -> Rpc:
-    rpc = Rpc("http://127.0.0.1:1")
+def answering(monkeypatch: pytest.MonkeyPatch, reply: Any) -> Node:
+    rpc = Node("http://127.0.0.1:1")
     monkeypatch.setattr(rpc, "_post", lambda body: reply)
     return rpc
 
@@ -106,7 +106,7 @@ def test_one_error_for_a_whole_batch_is_every_calls_error(monkeypatch: pytest.Mo
 
 def test_no_error_shows_the_key_in_the_url() -> None:
     secret = "0123456789abcdef0123456789abcdef"
-    rpc = Rpc(f"http://127.0.0.1:1/v3/{secret}")
+    rpc = Node(f"http://127.0.0.1:1/v3/{secret}")
     assert secret not in repr(rpc)
     with pytest.raises(RpcTransportError) as failed:
         rpc.call("eth_chainId")
@@ -132,6 +132,6 @@ def test_turned_away_is_not_sent(status: int, monkeypatch: pytest.MonkeyPatch) -
         raise requests.HTTPError(response=response)
 
     monkeypatch.setattr(module.Provider, "post", refuse)
-    [answer] = Rpc("http://node.example/key").batch([(SEND, ["0x00"])])
+    [answer] = Node("http://node.example/key").batch([(SEND, ["0x00"])])
     assert isinstance(answer, RpcRejectedError)
     assert "key" not in answer.message
