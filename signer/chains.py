@@ -3,13 +3,16 @@
 import time
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import transaction
 
 from signer.errors import ChainMismatchError, RpcError, UnknownChainError
 from signer.models import Chain, Endpoint
-from signer.rpc import BATCH_SIZE, Node, Rpc, health, quantity
+from signer.ringing import after_commit
+from signer.routing import announce
+from signer.rpc import BATCH_SIZE, Node, Rpc, health, pauses, quantity
 from signer.rpc.breaker import Pause
 from signer.rpc.contacts import Contact, Identity
 from signer.rpc.gateway import Gateway
@@ -75,12 +78,19 @@ def register_chain(
 ) -> Chain:
     """Register a chain, or update the one registered; what is None keeps its value.
 
-    rpc_urls: its nodes, in order of preference; replaces the list. block_time: seconds.
-    Each node is asked for its chain id and its genesis block first. Raises ChainMismatchError, RpcError; then nothing
-    is changed.
+    rpc_urls: its nodes, in order of preference; replaces the list. A ws:// or wss:// URL is where the node before it (or
+    the first) announces new blocks. block_time: seconds.
+    Each node is asked for its chain id and its genesis block first. Raises ChainMismatchError, RpcError, and ValueError
+    without an http(s) URL; then nothing is changed.
     """
     known = Chain.objects.filter(pk=chain_id).first()
-    identities = {identify(Node(url), chain_id) for url in rpc_urls}
+    ways = sorted_urls(rpc_urls)
+    identities = {identify(Node(url), chain_id) for url, _ in ways}
+    for _, heads_url in ways:
+        if heads_url:
+            from signer.rpc.announcements import check_source  # loads websockets
+
+            check_source(heads_url, chain_id)
     if len(identities) != 1:
         raise ChainMismatchError(f"the nodes given for chain {chain_id} do not agree on its genesis block")
     [(genesis_hash, fee_market)] = identities
@@ -103,11 +113,31 @@ def register_chain(
                 **{field: value for field, value in updates.items() if value is not None},
             },
         )
+        pauses.forget_incidents(chain_id)
         Endpoint.objects.filter(chain=chain).delete()
         Endpoint.objects.bulk_create(
-            Endpoint(chain=chain, url=url, position=n) for n, url in enumerate(rpc_urls)
+            Endpoint(chain=chain, url=url, heads_url=heads_url, position=n)
+            for n, (url, heads_url) in enumerate(ways)
         )
+        after_commit(lambda: announce([chain_id]))
     return chain
+
+
+def sorted_urls(urls: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the nodes' URLs, each with the one where it announces new blocks, or "". Raises ValueError without a node."""
+    ways: list[tuple[str, str]] = []
+    early = ""
+    for url in urls:
+        if urlsplit(url).scheme not in ("ws", "wss"):
+            ways.append((url, early))
+            early = ""
+        elif ways:
+            ways[-1] = (ways[-1][0], url)
+        else:
+            early = url
+    if not ways:
+        raise ValueError("a chain needs at least one http:// or https:// URL")
+    return ways
 
 
 def identify(rpc: Rpc, chain_id: int) -> tuple[str, FeeMarket]:

@@ -130,15 +130,23 @@ def heard(target: str) -> None:
     _survive("heard", None, lambda: _ignore(client().delete(_ring_key(target))))
 
 
+# --- Chains' queues --------------------------------------------------------------------------------------------
+
+
+def announcement_wanted(seconds: int) -> bool:
+    """Return whether the workers should be told again which chains there are: once in so many seconds, by one process."""
+    return _survive("announce", False, lambda: bool(client().set("chains:announced", 1, nx=True, ex=seconds)))
+
+
 # --- Chains that are slow -----------------------------------------------------------------------------------
 
 
 def _slow_key(chain_id: int) -> str:
-    return f"signer:chain:{chain_id}:slow"
+    return f"chains:{chain_id}:slow"
 
 
 def _turn_key(chain_id: int) -> str:
-    return f"signer:chain:{chain_id}:turn"
+    return f"chains:{chain_id}:turn"
 
 
 def mark_slow(chain_id: int, seconds: int) -> None:

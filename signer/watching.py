@@ -25,6 +25,7 @@ from signer.models import Attempt, Chain, Lane, Transaction
 from signer.receipts import Finding, Verdict, judge, lowest_block
 from signer.ringing import after_commit, ring_chain, ring_lane
 from signer.rpc import quantity
+from signer.rpc.heads import heads
 from signer.states import IN_FLIGHT, Purpose, SubState, TransactionState
 from workflows import Claim, FencedError, claim, crashpoint, guard, keep, release
 
@@ -81,16 +82,17 @@ class Watch:
         """Poll until nothing is in flight or the slice is used."""
         pause = min(max(self.chain.block_time_ms / 4000, 0.05), 3.0)
         deadline = time.monotonic() + seconds
-        while in_flight(self.chain.pk).exists():
-            try:
-                self.poll()
-            except RpcError as error:
-                log.warning("chain_not_read", chain=self.chain.pk, code=error.code, text=error.message)
-            left = deadline - time.monotonic()
-            # Slept to its end even when the slice is shorter than the pause: the next watch begins with a look.
-            time.sleep(max(0.0, min(pause, left)))
-            if left <= pause:
-                return
+        with heads(self.chain) as next_head:
+            while in_flight(self.chain.pk).exists():
+                try:
+                    self.poll()
+                except RpcError as error:
+                    log.warning("chain_not_read", chain=self.chain.pk, code=error.code, text=error.message)
+                left = deadline - time.monotonic()
+                # To its end even when the slice is shorter than the pause: the next watch begins with a look.
+                next_head.wait(min(pause, left))
+                if left <= pause:
+                    return
 
     def poll(self) -> None:
         """Look at the chain once. Raises RpcError when it cannot be seen; then nothing has changed."""

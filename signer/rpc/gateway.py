@@ -27,7 +27,7 @@ from signer.rpc.door import LATEST, Call, Rpc, send_calls
 from signer.rpc.gathering import Gathered, gather
 from signer.rpc.hedging import GivenUpError, Hedge, OvertakenError, Race
 from signer.rpc.merging import merge
-from signer.rpc.methods import seconds_for, share
+from signer.rpc.methods import LIGHT, seconds_for, share
 from signer.rpc_errors import ErrorClass, classify
 from signer.states import PauseKind
 
@@ -230,7 +230,7 @@ class Gateway(Rpc):
             if pauses.is_open(contact.pk):
                 contact.resume()
             return contact.health.is_usable()
-        reply = contact.prove(max(self._hedge_seconds, 1.0))
+        reply = contact.prove(max(1.0, contact.health.patience(LIGHT, self._hedge_seconds)))
         if reply.is_proven:
             contact.resume()
             pauses.resume(contact.pk, self.chain_id)

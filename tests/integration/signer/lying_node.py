@@ -31,7 +31,9 @@ class Chaos:
     """Faults at random, the same on each run with the same seed: shares of all requests, and seconds."""
 
     seed: int = 0
-    errors: float = 0.0  # answered by HTTP 502, a JSON-RPC error or a closed connection; the node never sees them
+    errors: float = (
+        0.0  # answered by HTTP 502, a JSON-RPC error or a closed connection; the node never sees them
+    )
     dropped: float = 0.0  # the node does as asked, and its answer is lost
     latency: float = 0.0  # at most so many seconds each
 
@@ -66,6 +68,7 @@ class LyingNode:
         self.chaos: Chaos | None = None
         self.frozen_at: int | None = None
         self.requests = 0  # that came here, whatever became of them
+        self.connections = 0
         self.seen: Counter[str] = Counter()  # calls that reached the node, by method
         self.raw: list[str] = []  # raw transactions that reached the node
         self.faults: Counter[str] = Counter()  # by kind, so that a test can tell whether they struck
@@ -80,7 +83,9 @@ class LyingNode:
 
     def freeze(self) -> None:
         """Have it know nothing of what comes after the present head, like a node that stopped following its chain."""
-        self.frozen_at = int(self.forward({"jsonrpc": "2.0", "id": 0, "method": "eth_blockNumber"})["result"], 16)
+        self.frozen_at = int(
+            self.forward({"jsonrpc": "2.0", "id": 0, "method": "eth_blockNumber"})["result"], 16
+        )
 
     def thaw(self) -> None:
         self.frozen_at = None
@@ -222,6 +227,7 @@ def _server(node: LyingNode) -> ThreadingHTTPServer:
             """Say nothing."""
 
         def handle(self) -> None:
+            node.connections += 1
             with suppress(ConnectionError):  # whoever asked has given up
                 super().handle()
             node.hang_up()
