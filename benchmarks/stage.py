@@ -16,7 +16,7 @@ from dalp.local.servers import HOST, start_postgres, start_redis
 
 # Celery's own default pool and number of processes.
 POOL, CONCURRENCY = "prefork", os.cpu_count() or 1
-# All but the queue of the run that is driven without a broker.
+# As their keys in Redis begin; each chain's is beneath signer.
 QUEUES = ("workflows", "signer", "ops")
 
 
@@ -70,8 +70,11 @@ class Stage:
         }
 
     def start_worker(self) -> None:
+        from benchmarks.workflows import QUEUE_IN_PROCESS
+
+        log = self.directory / "worker.log"
         self.worker = start_worker(
-            self.env, self.directory / "worker.log", queues=QUEUES, concurrency=CONCURRENCY, pool=POOL
+            self.env, log, without=[QUEUE_IN_PROCESS], concurrency=CONCURRENCY, pool=POOL
         )
 
     def stop_worker(self) -> None:

@@ -67,6 +67,14 @@ def drop_dead_connections(**_: Any) -> None:
     close_old_connections()
 
 
+@signals.celeryd_init.connect
+def serve_chains(instance: Any, options: dict[str, Any], **_: Any) -> None:
+    """Have a worker that was started without -Q serve the queue of every chain."""
+    from signer import serving
+
+    serving.begin(instance.app, explicit=bool(options.get("queues")))
+
+
 @signals.worker_init.connect
 @signals.beat_init.connect
 def stop_unsafe_process(**_: Any) -> None:

@@ -116,6 +116,7 @@ def check_beat() -> list[Finding]:
 def check_workers() -> list[Finding]:
     """Ask the workers to answer, and look whether every queue is served."""
     from dalp.celery import app
+    from signer import routing
 
     remedy = "Start `celery -A dalp worker`; without options it serves every queue."
     try:
@@ -126,7 +127,8 @@ def check_workers() -> list[Finding]:
     if not served:
         return [Finding("workers", False, "no worker answers", remedy)]
     names = {queue["name"] for queues in served.values() for queue in queues}
-    unserved = sorted({queue.name for queue in app.conf.task_queues or []} - names)
+    wanted = {queue.name for queue in app.conf.task_queues or []} | set(routing.queues())
+    unserved = sorted(wanted - names)
     if unserved:
         return [Finding("workers", False, f"nobody serves the queues {', '.join(unserved)}", remedy)]
     return [Finding("workers", True, f"{len(served)} answer: {', '.join(sorted(served))}")]

@@ -15,7 +15,12 @@ from structlog.contextvars import bind_contextvars, clear_contextvars, merge_con
 
 CORRELATION_HEADER = "X-Correlation-ID"
 # The first argument of a task is an id; the log names it for what it is.
-TASK_ARGUMENTS = {"workflows.advance": "run", "signer.drain": "lane", "signer.watch": "chain"}
+TASK_ARGUMENTS = {
+    "workflows.advance": "run",
+    "signer.drain": "lane",
+    "signer.watch": "chain",
+    "signer.probe": "chain",
+}
 
 
 def scrub(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:

@@ -159,7 +159,14 @@ CELERY_ACCEPT_CONTENT = ["json"]
 # No time limit for all tasks: a run's steps have their own, which may be longer than any of these would be.
 CELERY_TASK_ANNOTATIONS = {
     name: {"soft_time_limit": 60, "time_limit": 90}
-    for name in ("workflows.sweep", "signer.drain", "signer.watch", "signer.sweep", "dalp.diagnose")
+    for name in (
+        "workflows.sweep",
+        "signer.drain",
+        "signer.watch",
+        "signer.probe",
+        "signer.sweep",
+        "dalp.diagnose",
+    )
 }
 CELERY_WORKER_MAX_TASKS_PER_CHILD = 2000
 CELERY_WORKER_ETA_TASK_LIMIT = 1000
@@ -171,11 +178,15 @@ CELERY_RESULT_BACKEND = "django-db"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_RESULT_EXTENDED = True
 CELERY_TASK_DEFAULT_QUEUE = "ops"
-CELERY_TASK_ROUTES = {
-    "workflows.*": {"queue": "workflows"},
-    "signer.*": {"queue": "signer"},
-    "dalp.*": {"queue": "ops"},
-}
+# What belongs to a chain goes to that chain's queue.
+CELERY_TASK_ROUTES = (
+    "signer.routing.route",
+    {
+        "workflows.*": {"queue": "workflows"},
+        "signer.*": {"queue": "signer"},
+        "dalp.*": {"queue": "ops"},
+    },
+)
 # In memory: every entry is an interval or a crontab, so beat needs no file of its own and any number may run.
 CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
 CELERY_BEAT_SCHEDULE = {
@@ -220,6 +231,10 @@ SIGNER = knobs(
     resend_seconds=60,
     bump_after_seconds=30,
     rpc_timeout_seconds=8,
+    hedge_seconds=1,
+    pause_seconds=60,
+    identity_seconds=30,
+    unreachable_seconds=60,
     watch_slice_seconds=3,
     fee_capped_alert_seconds=600,
     recheck_seconds=300,

@@ -53,7 +53,7 @@ def is_linked(headers: Sequence[Header]) -> bool:
 
 
 def fetch_latest(rpc: Rpc) -> Header:
-    return Header.of(rpc.call("eth_getBlockByNumber", "latest", False))
+    return Header.of(rpc.latest_header())
 
 
 def fetch(rpc: Rpc, first: int, last: int) -> list[Header]:

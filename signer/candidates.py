@@ -70,7 +70,7 @@ def _used(rpc: Rpc, chain_id: int) -> Q:
     lanes = list(
         still_open.values("lane_id", "lane__address").annotate(lowest=Min("nonce")).order_by("lane_id")
     )
-    counts = rpc.batch([("eth_getTransactionCount", [lane["lane__address"], "latest"]) for lane in lanes])
+    counts = rpc.agreed([("eth_getTransactionCount", [lane["lane__address"], "latest"]) for lane in lanes])
     used = Q(pk=None)
     for lane, answer in zip(lanes, counts, strict=True):
         # A count that the node does not give says nothing about the lane.
@@ -98,7 +98,7 @@ class Receipts:
             if not any(attempt.hash in found for attempt in candidate.attempts)
             for attempt in candidate.attempts
         ]
-        answers = self.rpc.batch([("eth_getTransactionReceipt", [each]) for each in missing])
+        answers = self.rpc.agreed([("eth_getTransactionReceipt", [each]) for each in missing])
         known = found | dict(zip(missing, answers, strict=True))
         return [[known.get(attempt.hash) for attempt in candidate.attempts] for candidate in candidates]
 

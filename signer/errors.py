@@ -2,13 +2,16 @@
 
     SignerError
     ├── UnknownChainError         FAIL       no such chain is registered
-    ├── ChainMismatchError        FAIL       the node behind the URL serves another chain
     ├── IdempotencyConflictError  FAIL       the key was used for another transaction
     ├── NotPossibleError          FAIL       what a person asked for does not suit the state
     ├── LaneBusyError             RETRY      a worker is at the lane; again in a moment
     └── RpcError                  RECONCILE  the node gave no answer; nothing may be concluded from it
+        ├── ChainMismatchError    FAIL       the node behind the URL serves another chain
         ├── RpcTransportError     RECONCILE  timeout, reset, 5xx, no JSON: it may have been carried out
+        ├── RpcUnavailableError   RETRY      no endpoint may be asked at the moment; nothing was sent
         ├── RpcRejectedError      RETRY      the provider turned the request away (401, 403, 429) unread
+        │   └── RpcTooLargeError  RETRY      ... because the batch has too many calls
+        ├── RpcDisagreementError  RECONCILE  endpoints answered, and not the same
         └── RpcNodeError          RECONCILE  the node answered with a JSON-RPC error; its text is classified
             └── CallRevertedError FAIL       a read-only call reverted; that is an answer
 
@@ -39,15 +42,6 @@ class UnknownChainError(SignerError):
     code = "CHAIN_UNKNOWN"
     cause = "The chain id in the request was never registered."
     remedy = "Register it: python manage.py add_chain --chain-id N --name S --rpc URL."
-    disposition = Disposition.FAIL
-
-
-class ChainMismatchError(SignerError):
-    """The node serves another chain than the one registered."""
-
-    code = "CHAIN_MISMATCH"
-    cause = "The URL points to another network, or a development chain was started anew."
-    remedy = "Correct the URL with add_chain, or use a fresh database for a fresh chain."
     disposition = Disposition.FAIL
 
 
@@ -94,6 +88,34 @@ class RpcError(SignerError):
     remedy = "None at once: the signer asks again. If it lasts, check the endpoint."
 
 
+class ChainMismatchError(RpcError):
+    """The node serves another chain than the one registered. What it says is no answer, and nothing is sent to it."""
+
+    code = "CHAIN_MISMATCH"
+    cause = "The URL points to another network, or a development chain was started anew."
+    remedy = "Correct the URL with add_chain, or use a fresh database for a fresh chain."
+    disposition = Disposition.FAIL
+
+
+class RpcUnavailableError(RpcError):
+    """No endpoint of the chain may be asked at the moment; nothing was sent."""
+
+    code = "RPC_UNAVAILABLE"
+    cause = "Every endpoint of the chain is paused, since it failed or turned us away."
+    remedy = (
+        "None at once: they are tried again by themselves. If it lasts, python manage.py doctor says why."
+    )
+    disposition = Disposition.RETRY
+
+
+class RpcDisagreementError(RpcError):
+    """Endpoints of the chain answered differently where they must agree."""
+
+    code = "RPC_DISAGREEMENT"
+    cause = "One of the chain's nodes lags behind, or is on a fork of its own."
+    remedy = "None at once: they are asked again. If it lasts, compare the heads that the doctor shows."
+
+
 class RpcTransportError(RpcError):
     """The request may have reached the node; its answer did not come back whole."""
 
@@ -108,6 +130,22 @@ class RpcRejectedError(RpcError):
     cause = "Wrong or missing API key, or too many requests."
     remedy = "Check the endpoint's key and plan."
     disposition = Disposition.RETRY
+
+    def __init__(self, message: str, status: int = 429, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RpcTooLargeError(RpcRejectedError):
+    """The provider takes no batch of this size; it was not read."""
+
+    code = "RPC_TOO_LARGE"
+    cause = "The provider takes fewer calls in a request, or fewer bytes."
+    remedy = "None for a batch: smaller ones are sent from then on. A single call that is too large needs another provider."
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=413)
 
 
 class RpcNodeError(RpcError):

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from signer import fees
-from signer.errors import ChainMismatchError, RpcError, RpcTransportError
+from signer.errors import RpcError, RpcTransportError
 from signer.fees import Fees, Speed
 from signer.models import Chain
 from signer.rpc import Call, Rpc, quantity
+from signer.rpc.door import LATEST
 from signer.states import FeeMarket
 
 # What the code of an address begins with that lets other code act for it. Source: EIP-7702.
@@ -45,21 +46,19 @@ def read_market(rpc: Rpc, chain: Chain, address: str, more: Sequence[Call] = ())
     legacy = chain.fee_market == FeeMarket.LEGACY
     price: Call = ("eth_gasPrice", []) if legacy else _fee_history()
     calls: list[Call] = [
-        ("eth_chainId", []),
-        ("eth_getBlockByNumber", ["0x0", False]),
-        ("eth_getBlockByNumber", ["latest", False]),
+        LATEST,
         ("eth_getBalance", [address, "latest"]),
         ("eth_getTransactionCount", [address, "latest"]),
         ("eth_getTransactionCount", [address, "pending"]),
         ("eth_getCode", [address, "latest"]),
         price,
     ]
-    answers = rpc.batch([*calls, *more])
+    # Proved: bytes signed for one chain may be valid on another, and its nonces are not ours.
+    answers = rpc.batch([*calls, *more], prove=True)
     own, rest = answers[: len(calls)], answers[len(calls) :]
     for answer in own:
         if isinstance(answer, RpcError):
             raise answer
-    _check_identity(rpc, chain, own[0], own[1])
     try:
         return _market(chain, own, legacy), rest
     except (KeyError, IndexError, TypeError, ValueError):
@@ -70,18 +69,8 @@ def _fee_history() -> Call:
     return ("eth_feeHistory", [hex(fees.HISTORY_BLOCKS), "latest", list(fees.PERCENTILES.values())])
 
 
-def _check_identity(rpc: Rpc, chain: Chain, chain_id: Any, genesis: Any) -> None:
-    """Refuse another chain: bytes signed for one may be valid there, and its nonces are not ours."""
-    if quantity(chain_id) != chain.pk:
-        raise ChainMismatchError(f"{rpc.host} serves chain {quantity(chain_id)}, not {chain.pk}")
-    if not genesis or genesis["hash"].lower() != chain.genesis_hash:
-        raise ChainMismatchError(
-            f"{rpc.host} has another genesis block than the one registered for chain {chain.pk}"
-        )
-
-
 def _market(chain: Chain, own: Sequence[Any], legacy: bool) -> Market:
-    latest, balance, mined, pooled, code, price = own[2:]
+    latest, balance, mined, pooled, code, price = own
     speeds: tuple[Speed, ...] = ("economy", "standard", "fast")
     if legacy:
         quotes: dict[str, Fees] = {speed: fees.legacy_quote(quantity(price), speed) for speed in speeds}

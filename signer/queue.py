@@ -130,6 +130,53 @@ def heard(target: str) -> None:
     _survive("heard", None, lambda: _ignore(client().delete(_ring_key(target))))
 
 
+# --- Chains' queues --------------------------------------------------------------------------------------------
+
+
+def announcement_wanted(seconds: int) -> bool:
+    """Return whether the workers should be told again which chains there are: once in so many seconds, by one process."""
+    return _survive("announce", False, lambda: bool(client().set("chains:announced", 1, nx=True, ex=seconds)))
+
+
+# --- Chains that are slow -----------------------------------------------------------------------------------
+
+
+def _slow_key(chain_id: int) -> str:
+    return f"chains:{chain_id}:slow"
+
+
+def _turn_key(chain_id: int) -> str:
+    return f"chains:{chain_id}:turn"
+
+
+def mark_slow(chain_id: int, seconds: int) -> None:
+    """Tell the other workers that calls to this chain take long."""
+    _survive("slow", None, lambda: _ignore(client().set(_slow_key(chain_id), 1, ex=seconds)))
+
+
+def is_slow(chain_id: int) -> bool:
+    return _survive("slow", False, lambda: bool(client().exists(_slow_key(chain_id))))
+
+
+def take_turn(chain_id: int, token: str, seconds: int) -> bool:
+    """Take the chain's one turn, unless another has it; without Redis everybody has one."""
+    return _survive("turn", True, lambda: bool(client().set(_turn_key(chain_id), token, nx=True, ex=seconds)))
+
+
+def return_turn(chain_id: int, token: str) -> None:
+    """Give the turn back, unless it ran out and is another's by now."""
+
+    def work() -> None:
+        # Not atomic: between the two it may run out and be taken. Then two drains are at the chain for a moment.
+        if client().get(_turn_key(chain_id)) == token:
+            client().delete(_turn_key(chain_id))
+
+    _survive("turn", None, work)
+
+
+# --- One worker at a time for a lane --------------------------------------------------------------------------
+
+
 @contextmanager
 def lane_lock(lane_id: UUID, seconds: float) -> Iterator["LaneLock | None"]:
     """Hold the lane's lock for the block; yields None when another worker holds it.

@@ -26,6 +26,13 @@ def ring_chain(chain_id: int) -> None:
         _ring(target, "watch", chain_id)
 
 
+def ring_probe(chain_id: int) -> None:
+    """Have a worker ask the chain's paused endpoints whether they work again."""
+    target = f"probe:{chain_id}"
+    if queue.ring_wanted(target):
+        _ring(target, "probe", chain_id)
+
+
 def ring_lane_after_commit(lane_id: UUID, *entries: tuple[UUID, float]) -> None:
     """Queue the transactions and wake the lane, once the caller's database transaction is committed."""
     after_commit(lambda: ring_lane(lane_id, *entries))

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from signer.errors import CallRevertedError, RpcError, RpcNodeError, RpcRejectedError
+from signer.errors import (
+    CallRevertedError,
+    ChainMismatchError,
+    RpcError,
+    RpcNodeError,
+    RpcRejectedError,
+    RpcUnavailableError,
+)
 
 
 class ErrorClass(Enum):
@@ -27,7 +34,7 @@ class ErrorClass(Enum):
     FUNDS = "FUNDS"  # cannot be paid now: keep, send again later
     LIMIT = "LIMIT"  # the pool is full, or full for this address: keep, send again later
     FEE_CAP = "FEE_CAP"  # the node is configured to refuse such a fee
-    RATE = "RATE"  # the provider turned the request away unread
+    RATE = "RATE"  # the provider turned the request away unread, or it was not sent
     AMBIGUOUS = "AMBIGUOUS"  # possibly sent: keep, send the same bytes again
 
 
@@ -156,10 +163,14 @@ def classify_message(message: str) -> ErrorClass:
     return ErrorClass.AMBIGUOUS
 
 
+# No node has seen the bytes.
+UNREAD = (RpcRejectedError, RpcUnavailableError, ChainMismatchError)
+
+
 def classify(error: RpcError) -> ErrorClass:
     """Return what may be done after sending a transaction ended in this error."""
     if isinstance(error, CallRevertedError):
         return ErrorClass.PERMANENT  # whatever words its reason holds
     if isinstance(error, RpcNodeError):
         return classify_message(error.message)
-    return ErrorClass.RATE if isinstance(error, RpcRejectedError) else ErrorClass.AMBIGUOUS
+    return ErrorClass.RATE if isinstance(error, UNREAD) else ErrorClass.AMBIGUOUS

@@ -54,10 +54,10 @@ class Outcome:
 
 
 def send(rpc: Rpc, attempts: Sequence[Attempt]) -> list[Outcome]:
-    """Send the attempts' bytes, ascending nonce, in one batch. Each must be committed."""
+    """Send the attempts' bytes, ascending nonce, in one batch to each endpoint. Each must be committed."""
     ordered = sorted(attempts, key=lambda attempt: attempt.nonce)
-    calls = [("eth_sendRawTransaction", ["0x" + bytes(attempt.raw).hex()]) for attempt in ordered]
-    return [_outcome(attempt, answer) for attempt, answer in zip(ordered, rpc.batch(calls), strict=True)]
+    answers = rpc.broadcast([bytes(attempt.raw) for attempt in ordered])
+    return [_outcome(attempt, answer) for attempt, answer in zip(ordered, answers, strict=True)]
 
 
 def _outcome(attempt: Attempt, answer: Any) -> Outcome:

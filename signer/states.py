@@ -164,6 +164,15 @@ class FeeMarket(TextChoices):
     LEGACY = "LEGACY", "gas price"
 
 
+class PauseKind(TextChoices):
+    """Why an endpoint is not used for a while. Blank: it is used."""
+
+    NONE = "", "-"
+    FAILING = "FAILING", "does not answer"
+    TURNED_AWAY = "TURNED_AWAY", "turns us away"
+    WRONG_CHAIN = "WRONG_CHAIN", "serves another chain"
+
+
 class ForeignNonces(TextChoices):
     """What happens where a stranger's transaction provably used a nonce of ours."""
 

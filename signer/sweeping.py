@@ -13,9 +13,9 @@ from django.conf import settings
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from signer import queue
-from signer.models import Attempt, Chain, Lane, Transaction
-from signer.ringing import ring_chain, ring_lane
+from signer import queue, routing
+from signer.models import Attempt, Chain, Endpoint, Lane, Transaction
+from signer.ringing import ring_chain, ring_lane, ring_probe
 from signer.states import IN_FLIGHT, WAITING, AttemptState, TransactionState
 
 log = structlog.get_logger()
@@ -23,11 +23,13 @@ log = structlog.get_logger()
 # Younger work has a message under way.
 GRACE_SECONDS = 2
 LIMIT = 500
+# A worker that has missed a new chain serves it after so long at most.
+ANNOUNCE_SECONDS = 30
 
 
 def sweep() -> None:
     """Ring every lane and chain that has work nobody is doing. One rule that fails does not stop the others."""
-    for rule in (waiting_lanes, unsent_lanes, overdue_lanes, watched_chains):
+    for rule in (waiting_lanes, unsent_lanes, overdue_lanes, watched_chains, paused_endpoints, served_chains):
         _try(rule)
 
 
@@ -79,6 +81,19 @@ def watched_chains() -> None:
     busy = Transaction.objects.filter(chain__in=free, state__in=IN_FLIGHT).order_by()
     for chain_id in busy.values_list("chain_id", flat=True).distinct():
         ring_chain(chain_id)
+
+
+def paused_endpoints() -> None:
+    """Chains with an endpoint whose pause is over, and that nobody has asked since whether it works again."""
+    over = Endpoint.objects.filter(paused_until__lt=Now()).order_by()
+    for chain_id in over.values_list("chain_id", flat=True).distinct():
+        ring_probe(chain_id)
+
+
+def served_chains() -> None:
+    """Tell the workers every now and then which chains there are: one may have missed a new one."""
+    if queue.announcement_wanted(ANNOUNCE_SECONDS):
+        routing.announce(list(Chain.objects.values_list("pk", flat=True)))
 
 
 def _free_lanes() -> QuerySet[Lane]:

@@ -5,7 +5,7 @@ from uuid import UUID
 from celery import shared_task
 from django.db import InterfaceError, OperationalError
 
-from signer import lanes, sweeping, watching
+from signer import chains, lanes, queue, routing, sweeping, turns, watching
 
 # A database that is away for a moment: the message is worth more than a log line, though the sweep would replace it.
 RETRIED = {
@@ -20,13 +20,25 @@ RETRIED = {
 @shared_task(name="signer.drain", **RETRIED)
 def drain(lane_id: str) -> None:
     """Give nonces to what waits in a lane, and see to what is in flight."""
-    lanes.drain(UUID(lane_id))
+    chain_id = routing.chain_of(UUID(lane_id))
+    if chain_id is None:
+        return
+    with turns.at_chain(chain_id) as may_work:
+        if may_work:  # else the chain is slow, and another worker waits for it: the sweep rings again
+            lanes.drain(UUID(lane_id))
 
 
 @shared_task(name="signer.watch", **RETRIED)
 def watch(chain_id: int) -> None:
     """Read the receipts of a chain for one slice."""
     watching.watch(chain_id)
+
+
+@shared_task(name="signer.probe", **RETRIED)
+def probe(chain_id: int) -> None:
+    """Ask endpoints that were left alone for a while whether they work again."""
+    queue.heard(f"probe:{chain_id}")
+    chains.connect(chain_id).probe()
 
 
 @shared_task(name="signer.sweep", ignore_result=True)

@@ -23,6 +23,7 @@ from signer.errors import RpcError
 from signer.models import Attempt, Chain, Transaction
 from signer.receipts import Finding, Verdict, judge, lowest_block
 from signer.ringing import after_commit, ring_chain, ring_lane
+from signer.rpc.heads import heads
 from signer.statements import update_each
 from signer.states import IN_FLIGHT, Finality, Purpose, SubState, TransactionState
 from workflows import Claim, FencedError, claim, crashpoint, guard, keep, release
@@ -68,14 +69,15 @@ class Watch:
         pause = min(max(self.chain.block_time_ms / 4000, 0.05), 3.0)
         deadline = time.monotonic() + seconds
         self._try(self._recheck)
-        while in_flight(self.chain.pk).exists():
-            if self._try(self.poll):
-                continue  # there is more than one look takes in
-            left = deadline - time.monotonic()
-            # Slept to its end even when the slice is shorter than the pause: the next watch begins with a look.
-            time.sleep(max(0.0, min(pause, left)))
-            if left <= pause:
-                return
+        with heads(self.chain) as next_head:
+            while in_flight(self.chain.pk).exists():
+                if self._try(self.poll):
+                    continue  # there is more than one look takes in
+                left = deadline - time.monotonic()
+                # To its end even when the slice is shorter than the pause: the next watch begins with a look.
+                next_head.wait(max(0.0, min(pause, left)))
+                if left <= pause:
+                    return
 
     def _try(self, look: Callable[[], bool]) -> bool:
         try:
@@ -103,7 +105,7 @@ class Watch:
         found = candidates.find(self.rpc, self.chain.pk, self.ledger.hashes(), final)
         answers = self.receipts.of(found, self._fresh_blocks(latest))
         crashpoint("signer.receipts_read")
-        verdicts = self._judge(found, answers, latest, final)
+        verdicts = self._agreed(self._judge(found, answers, latest, final))
         self._apply(verdicts)
         absent = [c.transaction for c, verdict in verdicts if verdict.finding is Finding.ABSENT]
         foreign.look(self.held, self.rpc, absent, final)
@@ -147,6 +149,23 @@ class Watch:
                 verdict = Verdict(Finding.ORPHANED)
             verdicts.append((candidate, verdict))
         return verdicts
+
+    def _agreed(self, verdicts: list[tuple[Candidate, Verdict]]) -> list[tuple[Candidate, Verdict]]:
+        """Leave open what would end by a block that the chain's nodes do not agree on."""
+        settling_by = {v.block_number: v.block_hash for _, v in verdicts if v.finding is Finding.FINAL}
+        if not self.rpc.has_several or not settling_by:
+            return verdicts
+        headers = self.rpc.agreed([("eth_getBlockByNumber", [hex(each), False]) for each in settling_by])
+        sure = {
+            (number, block_hash)
+            for (number, block_hash), header in zip(settling_by.items(), headers, strict=True)
+            if isinstance(header, dict) and Header.of(header).hash == block_hash
+        }
+        unsure = Verdict(Finding.UNKNOWN)
+        return [
+            (c, unsure if v.finding is Finding.FINAL and (v.block_number, v.block_hash) not in sure else v)
+            for c, v in verdicts
+        ]
 
     # --- What follows from it -----------------------------------------------------------------------------
 

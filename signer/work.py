@@ -11,7 +11,7 @@ from signer.capacity import Limits
 from signer.errors import LaneBusyError
 from signer.flights import Patience
 from signer.models import Chain, Lane
-from signer.rpc import Rpc
+from signer.rpc.gateway import Gateway
 from workflows import Claim, claim, release
 
 PATIENCE_SECONDS = 5
@@ -40,7 +40,7 @@ class Work:
 
     held: Claim[Lane]
     chain: Chain
-    rpc: Rpc
+    rpc: Gateway
     patience: Patience
     limits: Limits
     full_at: int | None = None  # how many were in flight when there was no room for more

@@ -155,16 +155,19 @@ def start_worker(
     log: Path,
     *,
     queues: str | Sequence[str] | None = None,
+    without: Sequence[str] = (),
     concurrency: int = 4,
     pool: str = "threads",
     fault: str | None = None,
 ) -> Process:
-    """Start a Celery worker; `fault` is a crash point such as "signer.attempts_committed=exit"."""
+    """Start a Celery worker that serves `queues`, or all but those `without`; `fault` is a crash point such as "signer.attempts_committed=exit"."""
     # Unique per start: two workers under one node name would answer for each other.
     command = [sys.executable, "-m", "celery", "-A", "dalp", "worker", "-l", "INFO", "-n", f"{log.stem}@%h"]
     command += ["-P", pool, "-c", str(concurrency), "--without-mingle", "--without-gossip"]
     if queues:
         command += ["-Q", queues if isinstance(queues, str) else ",".join(queues)]
+    if without:
+        command += ["-X", ",".join(without)]
     return Process("worker", command, log=log, env={**env, "DALP_FAULT": fault or ""})
 
 

@@ -8,7 +8,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from signer.fields import WeiField
-from signer.states import FeeMarket, Finality, ForeignNonces
+from signer.states import FeeMarket, Finality, ForeignNonces, PauseKind
 from workflows import Leased
 
 # 500 gwei: far above any ordinary market, far below what empties an account.
@@ -47,11 +47,32 @@ class Chain(Leased):
 
 
 class Endpoint(models.Model):
-    """A node of a chain. The URL holds the provider's API key: only its host is ever shown."""
+    """A node of a chain, and what all processes know of it. The URL holds the provider's API key: only its host is shown.
+
+    Written when its state changes, and by the chain's watcher every now and then; never for a single call.
+    """
 
     chain = models.ForeignKey(Chain, on_delete=models.CASCADE, related_name="endpoints")
     url = models.TextField()
+    # Announces new blocks over WebSocket; blank: the watcher looks by itself.
+    heads_url = models.TextField(default="", blank=True)
+    # Reads go to the lowest position that can be used; those at the same one share them by their weights.
     position = models.PositiveSmallIntegerField(default=0)
+    weight = models.PositiveSmallIntegerField(default=1, validators=[MinValueValidator(1)])
+    # How many calls it takes in one request, as far as it has complained; NULL: as many as anybody.
+    batch_size = models.PositiveSmallIntegerField(null=True, blank=True, validators=[MinValueValidator(1)])
+
+    # Not to be asked until then; whoever comes after it and is first asks once, and that decides.
+    paused_until = models.DateTimeField(null=True, blank=True)
+    pause_kind = models.CharField(max_length=20, choices=PauseKind, default=PauseKind.NONE, blank=True)
+    pause_reason = models.CharField(max_length=200, default="", blank=True)
+    # Since when it has not been usable, over all pauses. NULL: it is.
+    unusable_since = models.DateTimeField(null=True, blank=True)
+    # It knows less of the chain than others: not asked while a better one exists.
+    is_behind = models.BooleanField(default=False)
+    head_number = models.BigIntegerField(null=True, blank=True)
+    head_seen_at = models.DateTimeField(null=True, blank=True)
+    latency_ms = models.PositiveIntegerField(null=True, blank=True)
 
     class Meta:
         ordering = ("position", "id")

@@ -15,7 +15,12 @@ class Command(BaseCommand):
         parser.add_argument("--chain-id", type=int, required=True)
         parser.add_argument("--name", required=True)
         parser.add_argument(
-            "--rpc", action="append", required=True, metavar="URL", help="may be given several times"
+            "--rpc",
+            action="append",
+            required=True,
+            metavar="URL",
+            help="may be given several times, in order of preference; "
+            "a ws:// or wss:// URL is where the node before it announces new blocks",
         )
         parser.add_argument(
             "--confirmations", type=int, help="blocks, the first one included, until it is final"
@@ -38,6 +43,8 @@ class Command(BaseCommand):
                 block_time=options["block_time"],
                 max_in_flight=options["max_in_flight"],
             )
+        except ValueError as error:
+            raise CommandError(f"--rpc: {error}") from None
         except SignerError as error:
             raise CommandError(f"{error.message}. {error.remedy}") from None
         self.stdout.write(

@@ -1,13 +1,21 @@
 """The door to a node: asked once, believed only when it answers."""
 
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from dalp.local.servers import AnvilServer
 from signer import RpcNodeError, RpcRejectedError, RpcTransportError
-from signer.rpc import Rpc
+from signer.errors import RpcTooLargeError
+from signer.rpc import Node
+from signer.rpc.answers import match
+from signer.rpc.transport import retry_after
+from signer.rpc_errors import ErrorClass, classify
 from tests.integration.signer.lying_node import Call, LyingNode
 
 SEND = "eth_sendRawTransaction"
@@ -25,17 +33,17 @@ def node(anvil: AnvilServer) -> Iterator[LyingNode]:
 def test_server_error_and_timeout_reach_the_node_once(node: LyingNode, count: int) -> None:
     calls = [(SEND, ["0x00"])] * count
     node.lose_answers = True
-    answers = Rpc(node.url).batch(calls)
+    answers = Node(node.url).batch(calls)
     assert [type(answer) for answer in answers] == [RpcTransportError] * count
     assert node.seen[SEND] == count
     node.lose_answers = False
 
     def slow(call: Call) -> None:
         node.seen["slow"] += 1
-        __import__("time").sleep(0.6)
+        time.sleep(0.6)
 
     node.lie = slow
-    [answer] = Rpc(node.url, timeout=0.2).batch(calls[:1])
+    [answer] = Node(node.url, timeout=0.2).batch(calls[:1])
     assert isinstance(answer, RpcTransportError)
     assert node.seen["slow"] == 1
 
@@ -43,7 +51,7 @@ def test_server_error_and_timeout_reach_the_node_once(node: LyingNode, count: in
 @pytest.mark.case("PC1")
 def test_dropped_connection_is_not_tried_again(node: LyingNode) -> None:
     node.lose_requests = True
-    rpc = Rpc(node.url)
+    rpc = Node(node.url)
     with pytest.raises(RpcTransportError):
         rpc.call("eth_chainId")
     node.lose_requests = False
@@ -52,7 +60,7 @@ def test_dropped_connection_is_not_tried_again(node: LyingNode) -> None:
 
 def test_large_batch_is_split_and_answers_keep_their_places(node: LyingNode) -> None:
     calls = [("eth_getBlockByNumber", [hex(n), False]) for n in (0, *[5] * 249, 0)]
-    answers = Rpc(node.url).batch(calls)
+    answers = Node(node.url).batch(calls)
     assert len(answers) == 251
     assert answers[0] == answers[-1]
     assert answers[0]["number"] == "0x0"
@@ -61,22 +69,15 @@ def test_large_batch_is_split_and_answers_keep_their_places(node: LyingNode) -> 
 
 def test_calls_left_out_of_an_answer_are_errors_and_the_rest_stands(node: LyingNode) -> None:
     node.leave_out = {"eth_gasPrice"}
-    chain_id, gas_price, number = Rpc(node.url).batch(
+    chain_id, gas_price, number = Node(node.url).batch(
         [("eth_chainId", []), ("eth_gasPrice", []), ("eth_blockNumber", [])]
     )
     assert (chain_id, number) == ("0x7a69", "0x0")
     assert isinstance(gas_price, RpcTransportError)
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, reply: Any) -> Rpc:
-    rpc = Rpc("http://127.0.0.1:1")
-    monkeypatch.setattr(rpc, "_post", lambda body: reply)
-    return rpc
-
-
-def test_answers_in_another_order_are_matched_by_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    rpc = answering(monkeypatch, [{"id": 1, "result": "b"}, {"id": 0, "result": "a"}])
-    assert rpc.batch([("x", []), ("y", [])]) == ["a", "b"]
+def test_answers_in_another_order_are_matched_by_id() -> None:
+    assert match([{"id": 1, "result": "b"}, {"id": 0, "result": "a"}], 2) == ["a", "b"]
 
 
 @pytest.mark.case("S51")
@@ -94,19 +95,59 @@ def test_answers_in_another_order_are_matched_by_id(monkeypatch: pytest.MonkeyPa
         [{"id": True}],
     ],
 )
-def test_shapeless_answers_are_errors(monkeypatch: pytest.MonkeyPatch, reply: Any) -> None:
-    answers = answering(monkeypatch, reply).batch([("x", []), ("y", [])])
-    assert [type(answer) for answer in answers] == [RpcTransportError] * 2
+def test_shapeless_answers_are_errors(reply: Any) -> None:
+    assert [type(answer) for answer in match(reply, 2)] == [RpcTransportError] * 2
 
 
-def test_one_error_for_a_whole_batch_is_every_calls_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    rpc = answering(monkeypatch, {"id": None, "error": {"code": -32600, "message": "batch too large"}})
-    assert [type(answer) for answer in rpc.batch([("x", []), ("y", [])])] == [RpcNodeError] * 2
+def test_one_error_for_a_whole_batch_is_every_calls_error() -> None:
+    reply = {"id": None, "error": {"code": -32600, "message": "invalid request"}}
+    assert [type(answer) for answer in match(reply, 2)] == [RpcNodeError] * 2
+
+
+@pytest.mark.case("S51")
+@pytest.mark.parametrize("body", [b"<html>Bad gateway</html>", b"", b"\xff\xfe", b"[1, 2"])
+def test_body_that_is_not_json_is_possibly_sent(node: LyingNode, body: bytes) -> None:
+    node.garble = body
+    [answer] = Node(node.url).batch([(SEND, ["0x00"])])
+    assert isinstance(answer, RpcTransportError)
+    assert classify(answer) is ErrorClass.AMBIGUOUS
+    node.garble, node.truncate = None, True
+    assert isinstance(Node(node.url).batch([(SEND, ["0x00"])])[0], RpcTransportError)
+
+
+def test_answer_that_drips_in_is_given_up() -> None:
+    """The socket's time-out begins anew with every byte; the request's does not."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            with suppress(OSError), server.accept()[0] as client:
+                client.recv(65536)
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+                while True:
+                    client.sendall(b" ")
+                    time.sleep(0.05)
+
+        dripping = threading.Thread(target=drip, daemon=True)
+        dripping.start()
+        began = time.monotonic()
+        [answer] = Node(f"http://127.0.0.1:{server.getsockname()[1]}", timeout=0.4).batch(
+            [("eth_chainId", [])]
+        )
+        dripping.join(5)
+    assert isinstance(answer, RpcTransportError)
+    assert time.monotonic() - began < 2
+
+
+def test_connections_are_kept(node: LyingNode) -> None:
+    rpc = Node(node.url)
+    for _ in range(5):
+        assert rpc.call("eth_chainId") == "0x7a69"
+    assert node.connections == 1
 
 
 def test_no_error_shows_the_key_in_the_url() -> None:
     secret = "0123456789abcdef0123456789abcdef"
-    rpc = Rpc(f"http://127.0.0.1:1/v3/{secret}")
+    rpc = Node(f"http://127.0.0.1:1/v3/{secret}")
     assert secret not in repr(rpc)
     with pytest.raises(RpcTransportError) as failed:
         rpc.call("eth_chainId")
@@ -120,18 +161,37 @@ def test_no_error_shows_the_key_in_the_url() -> None:
 
 @pytest.mark.case("S50")
 @pytest.mark.parametrize("status", [401, 403, 429])
-def test_turned_away_is_not_sent(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    import requests
-
-    from signer import provider as module
-
-    response = requests.Response()
-    response.status_code, response.url = status, "http://node.example/key"
-
-    def refuse(self: object, body: bytes) -> bytes:
-        raise requests.HTTPError(response=response)
-
-    monkeypatch.setattr(module.Provider, "post", refuse)
-    [answer] = Rpc("http://node.example/key").batch([(SEND, ["0x00"])])
+def test_turned_away_is_not_sent(node: LyingNode, status: int) -> None:
+    node.status, node.retry_after = status, "7"
+    [answer] = Node(node.url).batch([(SEND, ["0x00"])])
     assert isinstance(answer, RpcRejectedError)
-    assert "key" not in answer.message
+    assert (answer.status, answer.retry_after_seconds) == (status, 7.0)
+    assert classify(answer) is ErrorClass.RATE
+    assert node.seen[SEND] == 0
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("-5", None),
+        ("nan", None),
+        ("0", 1.0),
+        ("2.5", 2.5),
+        ("100000", 300.0),
+        ("Thu, 01 Jan 1970 00:01:30 GMT", 60.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", None),
+    ],
+)
+def test_retry_after_is_honoured_within_reason(header: str | None, seconds: float | None) -> None:
+    assert retry_after(header, now=30.0) == seconds
+
+
+def test_batch_that_is_too_large_is_told_from_other_refusals(node: LyingNode) -> None:
+    calls: list[Any] = [("eth_chainId", [])] * 3
+    node.batch_max = 2
+    assert [type(answer) for answer in Node(node.url).request(calls)] == [RpcTooLargeError] * 3
+    node.batch_max, node.status = None, 413
+    assert [type(answer) for answer in Node(node.url).request(calls)] == [RpcTooLargeError] * 3

@@ -1,0 +1,68 @@
+"""What a node, or the nodes of a chain, can be asked."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from signer.errors import RpcError
+
+Call: TypeAlias = tuple[str, Sequence[Any]]
+
+# 100 is the sweet spot of anvil and within the limit of most hosted providers.
+BATCH_SIZE = 100
+SEND = "eth_sendRawTransaction"
+LATEST: Call = ("eth_getBlockByNumber", ["latest", False])
+
+
+def send_calls(raws: Sequence[bytes | str]) -> list[Call]:
+    """Return the calls that put raw transactions (bytes, or 0x text) before a node."""
+    return [(SEND, [raw if isinstance(raw, str) else "0x" + bytes(raw).hex()]) for raw in raws]
+
+
+class Rpc(ABC):
+    """A way to ask a chain. Holds URLs; shows only hosts."""
+
+    host: str
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.host})"
+
+    @abstractmethod
+    def batch(self, calls: Sequence[Call], *, prove: bool = False) -> list[Any]:
+        """Return a result or an RpcError for each call, in order. Never raises RpcError.
+
+        prove: whoever answers must say in the same request that it serves the registered chain, however recently it
+        did so. For what is signed afterwards.
+        """
+
+    def call(self, method: str, *params: Any) -> Any:
+        """Return the result of one call. Raises RpcError."""
+        [answer] = self.batch_or_raise([(method, params)])
+        return answer
+
+    def batch_or_raise(self, calls: Sequence[Call]) -> list[Any]:
+        """Return the results of all calls, or raise the first RpcError."""
+        return _or_raise(self.batch(calls))
+
+    def broadcast(self, raws: Sequence[bytes | str]) -> list[Any]:
+        """Send each raw transaction once to every endpoint that can be used; return one answer or RpcError for each."""
+        return self.batch(send_calls(raws))
+
+    def agreed(self, calls: Sequence[Call]) -> list[Any]:
+        """As `batch`, but with answers on which several endpoints agree, where there are several."""
+        return self.batch(calls)
+
+    def agreed_or_raise(self, calls: Sequence[Call]) -> list[Any]:
+        """As `agreed`; raises the first RpcError."""
+        return _or_raise(self.agreed(calls))
+
+    def latest_header(self) -> Any:
+        """Return the newest block's header, as the node sent it. Raises RpcError."""
+        return self.batch_or_raise([LATEST])[0]
+
+
+def _or_raise(answers: list[Any]) -> list[Any]:
+    for answer in answers:
+        if isinstance(answer, RpcError):
+            raise answer
+    return answers

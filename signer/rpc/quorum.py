@@ -1,0 +1,84 @@
+"""One answer out of those that several endpoints gave to the same question, where money hangs on it. Pure.
+
+An error is no vote. Where answers may differ by a block without anybody being wrong, the more cautious one counts; where
+they may not, different answers are no answer.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from signer.errors import RpcDisagreementError, RpcError
+from signer.rpc.answers import quantity
+from signer.rpc.door import Call
+
+# Up to so many are all asked.
+SMALL = 3
+
+
+def asked(usable: int) -> int:
+    """Return how many of the usable endpoints are asked."""
+    return usable if usable <= SMALL else majority(usable)
+
+
+def majority(usable: int) -> int:
+    """Return how many answers are needed."""
+    return usable // 2 + 1
+
+
+def agree(call: Call, answers: Sequence[Any], needed: int) -> Any:
+    """Return the answer on which the endpoints agree, or an RpcError. answers: a result or RpcError for each."""
+    votes = [answer for answer in answers if not isinstance(answer, RpcError)]
+    if len(votes) < needed:
+        return next(answer for answer in answers if isinstance(answer, RpcError))
+    if len(votes) == 1:
+        return votes[0]
+    method, params = call
+    try:
+        return REDUCERS.get(method, same)(call, votes)
+    except RpcError as error:
+        return error
+    except (KeyError, TypeError, AttributeError):
+        return RpcDisagreementError(f"{method} {_shown(params)}: an answer of an unknown shape")
+
+
+def lowest(call: Call, votes: Sequence[Any]) -> Any:
+    """A lagging node counts less, a leading one nothing more: what is below the lowest is common to all."""
+    return min(votes, key=quantity)
+
+
+def lowest_block(call: Call, votes: Sequence[Any]) -> Any:
+    """A tag ("latest", "finalized") means another block to each; a number or hash means the same to all."""
+    tag = call[1][0]
+    if isinstance(tag, str) and not tag.startswith("0x"):
+        return min(votes, key=lambda block: quantity(block["number"]))
+    return _same_by(call, votes, lambda block: block and block["hash"].lower())
+
+
+def same_receipt(call: Call, votes: Sequence[Any]) -> Any:
+    return _same_by(
+        call, votes, lambda it: it and (it["blockHash"].lower(), it["transactionHash"].lower(), it["status"])
+    )
+
+
+def same(call: Call, votes: Sequence[Any]) -> Any:
+    return _same_by(call, votes, lambda answer: answer)
+
+
+REDUCERS: Mapping[str, Callable[[Call, Sequence[Any]], Any]] = {
+    "eth_blockNumber": lowest,
+    "eth_getTransactionCount": lowest,
+    "eth_getBlockByNumber": lowest_block,
+    "eth_getTransactionReceipt": same_receipt,
+}
+
+
+def _same_by(call: Call, votes: Sequence[Any], key: Callable[[Any], Any]) -> Any:
+    first = key(votes[0])
+    if all(key(vote) == first for vote in votes[1:]):
+        return votes[0]
+    method, params = call
+    raise RpcDisagreementError(f"the nodes do not agree on {method} {_shown(params)}")
+
+
+def _shown(params: Sequence[Any]) -> str:
+    return str(params[0])[:80] if params else ""

@@ -1,0 +1,130 @@
+"""Asking one endpoint, once. Nothing is sent twice from here: web3's own re-send is off, because a second
+eth_sendRawTransaction would turn "accepted" into an error.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+
+from signer.errors import RpcError, RpcRejectedError, RpcTooLargeError, RpcTransportError
+from signer.rpc import answers as bodies
+from signer.rpc.connections import ThreadSessions, Waiting, waiting_with
+from signer.rpc.door import BATCH_SIZE, Call, Rpc
+from signer.rpc.methods import seconds_for
+
+if TYPE_CHECKING:
+    from signer.rpc.provider import Posted, Provider
+
+CONNECT_SECONDS = 2.0
+TURNED_AWAY = {401, 402, 403, 429}
+RETRY_AFTER_SECONDS_MAX = 300.0
+
+
+class Node(Rpc):
+    """One endpoint. May be used by several threads at once; holds the URL and shows only the host."""
+
+    def __init__(self, url: str, timeout: float | None = None) -> None:
+        self.host = urlsplit(url).hostname or "?"
+        self._url = url
+        self._timeout = timeout
+        self._made: Provider | None = None
+
+    def batch(self, calls: Sequence[Call], *, prove: bool = False) -> list[Any]:
+        """As of Rpc, at most `BATCH_SIZE` calls in one request; a request that fails as a whole fails its calls."""
+        answers: list[Any] = []
+        for start in range(0, len(calls), BATCH_SIZE):
+            answers += self.request(calls[start : start + BATCH_SIZE])
+        return answers
+
+    def request(
+        self, calls: Sequence[Call], seconds: float | None = None, waiting: Waiting | None = None
+    ) -> list[Any]:
+        """Send the calls as one HTTP request; return a result or RpcError for each.
+
+        seconds: how long it may take; by default what the slowest of the methods may. waiting: called while the
+        answer lets itself be waited for; what it raises, unless it is an RpcError, goes to the caller.
+        """
+        seconds = seconds or self._timeout or seconds_for(calls)
+        requested = [
+            {"jsonrpc": "2.0", "id": number, "method": method, "params": list(params)}
+            for number, (method, params) in enumerate(calls)
+        ]
+        body = json.dumps(requested if len(requested) > 1 else requested[0], separators=(",", ":")).encode()
+        try:
+            reply = self._post(body, seconds, waiting)
+        except RpcError as error:
+            return [error] * len(calls)
+        answers = bodies.match(reply, len(calls))
+        refusal = bodies.too_large(answers)
+        return answers if refusal is None else [refusal] * len(calls)
+
+    def _post(self, body: bytes, seconds: float, waiting: Waiting | None) -> Any:
+        try:
+            with waiting_with(waiting):
+                posted = self._provider.post(body, (min(CONNECT_SECONDS, seconds), seconds))
+            if posted.status >= 300:
+                return self._http_error(posted)
+            return json.loads(posted.body)
+        except requests.RequestException as error:
+            # The exception's own text holds the URL.
+            raise RpcTransportError(f"{self.host}: {type(error).__name__}") from None
+        except urllib3.exceptions.HTTPError as error:
+            raise RpcTransportError(f"{self.host}: {type(error).__name__}") from None
+        except ValueError as error:
+            raise RpcTransportError(f"{self.host}: the answer is not JSON ({type(error).__name__})") from None
+
+    def _http_error(self, posted: "Posted") -> Any:
+        """Return the JSON-RPC body of an HTTP error, where it has one; else raise what the status means."""
+        text = f"{self.host}: HTTP {posted.status}"
+        if posted.status in TURNED_AWAY:
+            raise RpcRejectedError(text, posted.status, retry_after(posted.retry_after, time.time()))
+        if posted.status == 413:
+            raise RpcTooLargeError(text)
+        try:
+            body = json.loads(posted.body)
+        except ValueError:
+            body = None
+        # A gateway's 5xx says nothing about what the node did, whatever its body looks like.
+        if posted.status < 500 and isinstance(body, dict) and "error" in body:
+            return body
+        raise RpcTransportError(text)
+
+    @property
+    def _provider(self) -> "Provider":
+        if self._made is None:
+            # Loads web3, which takes half a second that most processes can spare.
+            from signer.rpc.provider import Provider
+
+            self._made = Provider(
+                self._url,
+                request_kwargs={"allow_redirects": False},
+                session=ThreadSessions(),
+                exception_retry_configuration=None,
+            )
+        return self._made
+
+
+def retry_after(header: str | None, now: float) -> float | None:
+    """Return the seconds that a Retry-After header asks for, within reason; None where it says nothing sensible.
+
+    now: seconds since 1970. The header holds seconds or a date (RFC 9110, 10.2.3).
+    """
+    if not header:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(header).timestamp() - datetime.fromtimestamp(now, UTC).timestamp()
+        except ValueError:
+            return None
+    if not seconds >= 0:  # negative, or not a number
+        return None
+    return min(max(seconds, 1.0), RETRY_AFTER_SECONDS_MAX)
