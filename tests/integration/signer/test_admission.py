@@ -1,0 +1,148 @@
+"""What is asked and decided before a nonce is given: simulation, reasons, funds, other chains' fees, people's approval."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+import keyguard
+from keyguard import ApprovalPendingError, SigningRequest
+from signer import control
+from signer.models import Chain, Incident, Transaction
+from tests.integration.signer.lying_node import LyingNode
+from tests.integration.signer.stage import RICH, Stage
+
+# CALLDATASIZE, CALLDATACOPY, REVERT with all of it.
+REVERTS_WITH_ITS_DATA = "0x366000600037366000fd"
+# Answers every call with 5 * 10^12: PUSH6, MSTORE, RETURN.
+ANSWERS_FIVE_TERA = "0x65048c2739500060005260206000f3"
+ORACLE = "0x420000000000000000000000000000000000000F"
+CONTRACT = "0x" + "77" * 20
+
+
+def state(row: Transaction) -> tuple[str, str]:
+    row.refresh_from_db()
+    return row.state, row.sub_state
+
+
+@pytest.mark.case("S72", "PC14")
+def test_call_that_would_revert_uses_no_nonce_and_says_why_by_its_abi(manual: Stage) -> None:
+    manual.rpc("anvil_setCode", CONTRACT, REVERTS_WITH_ITS_DATA)
+    error = {"type": "error", "name": "TooLate", "inputs": [{"name": "by", "type": "uint256"}]}
+    from signer.abi import Contract, encode_arguments, selector
+
+    data = "0x" + (selector(error) + encode_arguments(error["inputs"], [42])).hex()
+    known = manual.submit(to=CONTRACT, data=data, value=0, error_abi=(error,))
+    unknown = manual.submit(to=CONTRACT, data=data, value=0)
+    behind = manual.submit()
+    manual.drain()
+    assert state(known)[0] == state(unknown)[0] == "FAILED"
+    assert known.error == {"code": "TRANSACTION_WOULD_REVERT", "message": "TooLate(42)"}
+    assert selector(error).hex() in unknown.error["message"]
+    assert (state(behind)[0], behind.nonce) == ("BROADCASTING", 0)
+    assert Contract([error]).errors == [error]
+
+
+@pytest.mark.parametrize("simulate", [True, None])
+def test_gas_limit_of_ones_own_is_simulated_only_when_asked_for(manual: Stage, simulate: bool | None) -> None:
+    manual.rpc("anvil_setCode", CONTRACT, REVERTS_WITH_ITS_DATA)
+    row = manual.submit(to=CONTRACT, value=0, gas_limit=50_000, simulate=simulate)
+    manual.drain()
+    assert state(row)[0] == ("FAILED" if simulate else "BROADCASTING")
+
+
+@pytest.mark.case("S35", "PC9")
+def test_sum_in_flight_is_what_must_be_paid_and_one_alert_tells_of_it(manual: Stage) -> None:
+    manual.rpc("anvil_setBalance", manual.key.address, hex(10**16))
+    rows = [manual.submit(value=4 * 10**15) for _ in range(3)]
+    manual.drain()
+    manual.drain()
+    assert [state(row) for row in rows[:2]] == [("BROADCASTING", "")] * 2
+    assert state(rows[2]) == ("QUEUED", "INSUFFICIENT_FUNDS")
+    assert Incident.objects.filter(kind="LOW_BALANCE", closed_at=None).count() == 1
+    manual.rpc("anvil_setBalance", manual.key.address, RICH)
+    manual.drain()
+    assert state(rows[2]) == ("BROADCASTING", "")
+    assert not Incident.objects.filter(kind="LOW_BALANCE", closed_at=None).exists()
+
+
+def test_fee_of_the_chain_below_must_be_paid_too(manual: Stage) -> None:
+    manual.rpc("anvil_setCode", ORACLE, ANSWERS_FIVE_TERA)
+    Chain.objects.update(l1_fee_oracle=ORACLE)
+    row = manual.submit(gas_limit=21_000)
+    manual.drain()
+    row.refresh_from_db()
+    [attempt] = manual.attempts(row.pk)
+    assert row.reserved_wei == attempt.max_cost_wei + 5 * 10**12 * 125 // 100
+    manual.rpc("anvil_setBalance", manual.key.address, hex(row.reserved_wei + attempt.max_cost_wei))
+    short = manual.submit(gas_limit=21_000)
+    manual.drain()
+    assert state(short) == ("QUEUED", "INSUFFICIENT_FUNDS")
+
+
+def test_oracle_that_does_not_answer_lets_nothing_out(manual: Stage, liar: LyingNode) -> None:
+    Chain.objects.update(l1_fee_oracle=ORACLE)
+    liar.lie = lambda call: (
+        {"error": {"code": -32000, "message": "header not found"}} if call["method"] == "eth_call" else None
+    )
+    row = manual.submit(gas_limit=21_000)
+    manual.drain()
+    assert state(row) == ("QUEUED", "NODE_UNAVAILABLE")
+
+
+class Asking:
+    """Keyguard as it is where people are asked first: what they have not approved is pending."""
+
+    def __init__(self) -> None:
+        self.approved = False
+        self.sign = keyguard.sign_transactions
+
+    def __call__(self, requests: Sequence[SigningRequest]) -> Any:
+        if not self.approved:
+            raise ApprovalPendingError("people are asked")
+        return self.sign(requests)
+
+
+@pytest.fixture
+def asking(monkeypatch: pytest.MonkeyPatch) -> Asking:
+    asking = Asking()
+    monkeypatch.setattr("signer.signing.keyguard.sign_transactions", asking)
+    return asking
+
+
+def test_pending_approval_holds_no_nonce_and_is_priced_anew_when_it_comes(
+    manual: Stage, asking: Asking
+) -> None:
+    row = manual.submit()
+    manual.drain()
+    assert (state(row), row.nonce) == (("PENDING_APPROVAL", ""), None)
+    manual.drain()
+    assert state(row)[0] == "PENDING_APPROVAL", "it is not asked for again and again"
+    manual.rpc("anvil_setNextBlockBaseFeePerGas", hex(50 * 10**9))
+    manual.mine()
+    asking.approved = True
+    assert control.approve([row.pk]) == 1
+    manual.drain()
+    assert (state(row)[0], row.nonce) == ("BROADCASTING", 0)
+    [attempt] = manual.attempts(row.pk)
+    assert attempt.max_fee_per_gas_wei > 50 * 10**9
+
+
+def test_call_that_came_to_revert_while_people_thought_fails_without_a_nonce(
+    manual: Stage, asking: Asking
+) -> None:
+    row = manual.submit(to=CONTRACT, value=0)
+    manual.drain()
+    manual.rpc("anvil_setCode", CONTRACT, REVERTS_WITH_ITS_DATA)
+    asking.approved = True
+    control.approve([row.pk])
+    manual.drain()
+    assert (state(row)[0], row.error["code"], row.nonce) == ("FAILED", "TRANSACTION_WOULD_REVERT", None)
+
+
+def test_what_people_refuse_fails(manual: Stage, asking: Asking) -> None:
+    row = manual.submit()
+    manual.drain()
+    assert control.reject([row.pk], "not this month") == 1
+    assert state(row)[0] == "FAILED"
+    assert row.error == {"code": "TRANSACTION_NOT_APPROVED", "message": "not this month"}

@@ -1,0 +1,105 @@
+"""When a block counts as final, and the second look at what was settled."""
+
+import pytest
+from django.utils import timezone
+
+from signer.models import Chain, Incident, Transaction
+from tests.integration.signer.lying_node import LyingNode
+from tests.integration.signer.stage import Stage
+
+
+def state(row: Transaction) -> str:
+    row.refresh_from_db()
+    return row.state
+
+
+def test_chain_that_names_its_final_block_is_believed(manual: Stage, liar: LyingNode) -> None:
+    Chain.objects.update(finality="FINALIZED")
+    final = ["0x0"]
+
+    def lie(call):  # type: ignore[no-untyped-def]
+        if call["method"] == "eth_getBlockByNumber" and call["params"][0] == "finalized":
+            return {"result": manual.rpc("eth_getBlockByNumber", final[0], False)}
+        return None
+
+    liar.lie = lie
+    row = manual.submit()
+    manual.drain()
+    manual.mine(40)
+    manual.watch()
+    assert state(row) == "CONFIRMING", "forty blocks deep, and not final"
+    final[0] = "0x1"
+    manual.mine()
+    manual.watch()
+    assert state(row) == "COMPLETED"
+    assert Chain.objects.get().finalized_number == 1
+
+
+def test_final_block_never_goes_back(manual: Stage, liar: LyingNode) -> None:
+    Chain.objects.update(finality="FINALIZED", finalized_number=30)
+    liar.lie = lambda call: (
+        {"result": manual.rpc("eth_getBlockByNumber", "0x0", False)}
+        if call["method"] == "eth_getBlockByNumber" and call["params"][0] == "finalized"
+        else None
+    )
+    row = manual.submit()
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    assert state(row) == "COMPLETED", "block 1 was below what another node called final"
+
+
+@pytest.mark.case("S66")
+def test_second_look_finds_a_reorganisation_that_nobody_watched(manual: Stage) -> None:
+    row = manual.submit()
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    assert state(row) == "COMPLETED"
+    manual.mine(3)
+    manual.rpc("anvil_reorg", 4, [])
+    manual.mine(2)
+    Chain.objects.update(rechecked_at=timezone.now() - timezone.timedelta(seconds=400), lease_until=None)
+    manual.watch()
+    incident = Incident.objects.get(kind="DEEP_REORG")
+    assert incident.details["transactions"] == [str(row.pk)]
+    manual.watch()
+    assert Incident.objects.count() == 1, "told once"
+
+
+def test_second_look_at_a_chain_that_kept_its_blocks_says_nothing(manual: Stage) -> None:
+    manual.submit()
+    manual.drain()
+    manual.mine(5)
+    manual.watch()
+    Chain.objects.update(rechecked_at=None)
+    manual.watch()
+    assert Chain.objects.get().rechecked_at is not None
+    assert not Incident.objects.exists()
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_receipts_of_a_full_block_are_asked_for_as_a_whole(
+    manual: Stage, liar: LyingNode, count: int
+) -> None:
+    Chain.objects.update(max_in_flight=100)
+    first = manual.submit()
+    manual.drain()
+    manual.mine()
+    from signer.watching import Watch
+    from workflows import claim
+
+    held = claim(Chain, 31337, 30)
+    assert held is not None
+    watch = Watch(held)
+    watch.poll()
+    assert state(first) == "COMPLETED"
+    rows = [manual.submit(gas_limit=21_000) for _ in range(count)]
+    manual.drain()
+    manual.mine()
+    liar.seen.clear()
+    watch.poll()
+    assert {state(row) for row in rows} == {"COMPLETED"}
+    assert liar.seen["eth_getBlockReceipts"] == (1 if count >= 10 else 0)
+    assert liar.seen["eth_getTransactionReceipt"] == (0 if count >= 10 else count)
+    assert sum(liar.seen.values()) < (10 if count >= 10 else count + 10)
