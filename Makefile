@@ -11,7 +11,7 @@ LOCAL  := DEBUG=true DATABASE_URL=sqlite://:memory:
 BESIDE := -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types imports migrations bench bench-peers chaos cases lock clean
+.PHONY: help setup demo test check lint format types imports migrations bench bench-peers chaos chaos-signer cases lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench-peers: $(SETUP) $(PEERS)/.installed ## Measure DALP beside DBOS and Restat
 
 chaos: $(SETUP) ## Run 10,000 random programs while workers and servers are killed (ARGS="--seed 7")
 	@$(PY) -m tests.chaos $(ARGS)
+
+chaos-signer: $(SETUP) ## Send 10,000 transactions while workers are killed, answers lost, blocks taken back (ARGS="--seed 7")
+	@$(PY) -m tests.chaos_signer $(ARGS)
 
 cases: $(SETUP) ## List the failure cases that have a test, and those that have none
 	@$(PY) -m tests.cases

@@ -1,0 +1,50 @@
+"""What came of it, counted on the chains by a contract and not in our own tables."""
+
+from collections import Counter, defaultdict
+
+from signer import Transaction, TransactionState
+from signer.models import Incident, Lane
+from tests.chaos_signer.stage import Stage
+
+
+def judge(stage: Stage, requests: dict[int, list[int]]) -> list[str]:
+    """Return what is wrong; requests: the numbers asked for on each chain."""
+    wrong: list[str] = []
+    for chain in stage.chains:
+        wanted = requests[chain.chain_id]
+        counted = Counter(chain.counts(wanted).values())
+        if counted != {1: len(wanted)}:
+            wrong.append(f"chain {chain.chain_id}: executed so many times: {dict(counted)}")
+        if chain.total() != len(wanted):
+            wrong.append(f"chain {chain.chain_id}: {chain.total()} executions of {len(wanted)} requests")
+    states = Counter(Transaction.objects.exclude(kind="FILLER").values_list("state", flat=True))
+    if set(states) != {TransactionState.COMPLETED}:
+        wrong.append(f"not all COMPLETED: {dict(states)}")
+    return wrong + _nonces(stage)
+
+
+def _nonces(stage: Stage) -> list[str]:
+    """Return the gaps: each lane's nonces must be all of 0 to the chain's count, and each one transaction's."""
+    wrong = []
+    nonces = defaultdict(list)
+    for lane_id, nonce in Transaction.objects.order_by("nonce").values_list("lane_id", "nonce"):
+        nonces[lane_id].append(nonce)
+    anvils = {chain.chain_id: chain.anvil for chain in stage.chains}
+    for lane in Lane.objects.all():
+        used = int(anvils[lane.chain_id].rpc("eth_getTransactionCount", lane.address, "latest"), 16)
+        if nonces[lane.pk] != list(range(used)):
+            wrong.append(f"{lane}: the chain has used {used} nonces, ours are {len(nonces[lane.pk])}")
+    return wrong
+
+
+def noticed(stage: Stage) -> dict[str, int]:
+    """Return the traces that the faults left in what the workers said."""
+    return {
+        "sent again": stage.logged("transactions_resent"),
+        "answers lost": sum(chain.proxy.faults["dropped"] for chain in stage.chains),
+        "reopened after a fork": stage.logged(r"\breopened=[1-9]"),
+        "replaced": stage.logged("transaction_replaced"),
+        "fenced": stage.logged("fenced"),
+        "fillers": Transaction.objects.filter(kind="FILLER").count(),
+        "incidents": Incident.objects.count(),
+    }
