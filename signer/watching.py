@@ -116,10 +116,9 @@ class Watch:
         return False
 
     def _fresh_blocks(self, latest: Header) -> range:
-        """Return the blocks in which what was newly mined must be; none when that is not known."""
-        if self._read_number is None:
-            return range(0)
-        return range(self._read_number + 1, latest.number + 1)
+        """Return the blocks in which what was newly mined must be, or most likely is."""
+        first = latest.number - 1 if self._read_number is None else self._read_number + 1
+        return range(max(0, first), latest.number + 1)
 
     def _final(self, latest: Header) -> int:
         """Return the highest block that counts as final."""
