@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from signer.errors import CallRevertedError, RpcError, RpcNodeError
-from signer.fees import Fees
+from signer.fees import GAS_PER_BLOB, Fees
 from signer.market import Market
 from signer.models import Transaction
 from signer.rpc import quantity
@@ -34,7 +34,9 @@ class Ready:
 
     @property
     def max_cost_wei(self) -> int:
-        return self.gas_limit * self.fees.max_fee_per_gas_wei + self.transaction.value
+        blob_gas = self.transaction.blob_count * GAS_PER_BLOB
+        blob_cost = blob_gas * self.fees.max_fee_per_blob_gas_wei
+        return self.gas_limit * self.fees.max_fee_per_gas_wei + blob_cost + self.transaction.value
 
 
 @dataclass
@@ -52,9 +54,11 @@ class Admission:
 
 def estimate_call(row: Transaction, address: str) -> tuple[str, list[Any]]:
     """Return the call that asks how much gas the transaction takes."""
-    call = {"from": address, "value": hex(row.value), "data": row.data}
+    call: dict[str, Any] = {"from": address, "value": hex(row.value), "data": row.data}
     if row.to:
         call["to"] = row.to
+    if row.access_list:
+        call["accessList"] = row.access_list
     return ("eth_estimateGas", [call, "latest"])
 
 
@@ -79,7 +83,7 @@ def admit(
         if why == SubState.ESTIMATE_UNCLEAR:
             admission.unclear[row.pk] = str(estimates[row.pk].message)
             continue
-        ready = Ready(row, gas, market.quote(row.speed))
+        ready = Ready(row, gas, market.quote(row.speed, row.envelope))
         why = why or _obstacle(ready, market, committed_wei, gas_in_flight)
         if why:
             admission.waiting, admission.why = [row.pk for row in candidates[place:]], why
@@ -92,6 +96,8 @@ def admit(
 
 def _obstacle(ready: Ready, market: Market, committed_wei: int, gas_in_flight: int) -> SubState:
     if ready.fees.max_fee_per_gas_wei < market.base_fee_wei:
+        return SubState.FEE_CAPPED
+    if ready.transaction.blob_count and ready.fees.max_fee_per_blob_gas_wei < market.blob_base_fee_wei:
         return SubState.FEE_CAPPED
     # A pool checks the balance against the cost of all pooled transactions together.
     if market.balance_wei - committed_wei < ready.max_cost_wei:

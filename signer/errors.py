@@ -3,6 +3,9 @@
     SignerError
     ├── UnknownChainError         FAIL       no such chain is registered
     ├── ChainMismatchError        FAIL       the node behind the URL serves another chain
+    ├── EnvelopeUnsupportedError  FAIL       the chain takes no transaction of this kind
+    ├── UnknownAuthorityError     FAIL       keyguard has no key of an account that is to authorise
+    ├── AuthorityTwiceError       FAIL       two authorisations of one request are of one account
     ├── IdempotencyConflictError  FAIL       the key was used for another transaction
     └── RpcError                  RECONCILE  the node gave no answer; nothing may be concluded from it
         ├── RpcTransportError     RECONCILE  timeout, reset, 5xx, no JSON: it may have been carried out
@@ -46,6 +49,33 @@ class ChainMismatchError(SignerError):
     code = "CHAIN_MISMATCH"
     cause = "The URL points to another network, or a development chain was started anew."
     remedy = "Correct the URL with add_chain, or use a fresh database for a fresh chain."
+    disposition = Disposition.FAIL
+
+
+class EnvelopeUnsupportedError(SignerError):
+    """The chain takes no transaction of this kind."""
+
+    code = "ENVELOPE_UNSUPPORTED"
+    cause = "Blobs, authorisations and EIP-1559 fees need a chain with a base fee."
+    remedy = "Leave `envelope` out, or ask for a legacy or an access-list transaction."
+    disposition = Disposition.FAIL
+
+
+class UnknownAuthorityError(SignerError):
+    """An account that is to authorise has no key here."""
+
+    code = "AUTHORITY_UNKNOWN"
+    cause = "An authority of `authorizations` is no alias and no address of a key."
+    remedy = "Create or import the key, or correct the alias."
+    disposition = Disposition.FAIL
+
+
+class AuthorityTwiceError(SignerError):
+    """An account is to authorise twice in one transaction."""
+
+    code = "AUTHORITY_TWICE"
+    cause = "Two entries of `authorizations` are of one account; only the last would count."
+    remedy = "Leave one of them out."
     disposition = Disposition.FAIL
 
 

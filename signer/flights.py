@@ -80,7 +80,9 @@ class Flight:
 
 
 def _fees(attempt: Attempt) -> Fees:
-    return Fees(attempt.max_fee_per_gas_wei, attempt.max_priority_fee_per_gas_wei)
+    return Fees(
+        attempt.max_fee_per_gas_wei, attempt.max_priority_fee_per_gas_wei, attempt.max_fee_per_blob_gas_wei
+    )
 
 
 def load(lane: Lane) -> list[Flight]:

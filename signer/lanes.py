@@ -17,7 +17,7 @@ from django.db import transaction
 from django.db.models import OuterRef, Q, Subquery
 from django.db.models.functions import Now
 
-from signer import chains, flights, queue, replacing, sending, settling, signing
+from signer import authorities, chains, flights, queue, replacing, sending, settling, signing
 from signer.admission import Admission, Ready, admit, estimate_call
 from signer.errors import ChainMismatchError, RpcError
 from signer.flights import Flight, Patience
@@ -83,6 +83,7 @@ class Drain:
         self.patience = Patience.of(self.chain.block_time_ms)
         self.full_at: int | None = None  # how many were in flight when there was no room for more
         self.unclear: set[UUID] = set()  # passed over by this drain; the next one asks again
+        self.authority_nonces: dict[str, int] = {}
 
     def run(self, deadline: float, lock: queue.LaneLock) -> None:
         """Go round until nothing can be done now, or the time is up."""
@@ -149,6 +150,8 @@ class Drain:
         waiting = waiting.exclude(Q(state=TransactionState.PENDING_APPROVAL) | Q(pk__in=self.unclear))
         if self.lane.state == LaneState.BLOCKED:
             return self._hold(SubState.LANE_BLOCKED)
+        if authorities.is_promised(self.lane):
+            return self._hold(SubState.AUTHORIZING)
         room = min(BATCH_SIZE, self.chain.max_in_flight - len(in_flight))
         candidates = list(waiting.order_by("created_at", "id")[: max(0, room)])
         if room <= 0:
@@ -156,6 +159,11 @@ class Drain:
             return self._hold(SubState.LANE_FULL)
         if not candidates:
             return False
+        self.authority_nonces = authorities.read_nonces(self.rpc, candidates)
+        candidates, late = authorities.admissible(self.lane, candidates, self.authority_nonces)
+        self._put_off(late)
+        if not candidates:
+            return bool(late)
         self._move(candidates, TransactionState.PREPARING)
         admission = self._prepare(candidates, in_flight)
         attempts = self._sign(admission)
@@ -203,6 +211,20 @@ class Drain:
         crashpoint("signer.prepared")
         return admission
 
+    def _put_off(self, rows: Sequence[Transaction]) -> None:
+        """Have those that wait for an authority wait alone."""
+        self.unclear.update(row.pk for row in rows)
+        if rows:
+            states = (
+                *may_become(TransactionState.QUEUED),
+                TransactionState.RECEIVED,
+                TransactionState.QUEUED,
+            )
+            with transaction.atomic():
+                guard(self.held)
+                late = Transaction.objects.filter(pk__in=[row.pk for row in rows], state__in=states)
+                late.update(state=TransactionState.QUEUED, sub_state=SubState.AUTHORIZING)
+
     def _pass_over(self, rows: Sequence[Transaction], words: Mapping[UUID, str]) -> None:
         self.unclear.update(row.pk for row in rows)
         for row in rows:
@@ -212,7 +234,8 @@ class Drain:
     def _sign(self, admission: Admission) -> list[Attempt]:
         if not admission.ready:
             return []
-        signed = signing.sign(self.held, self.chain, self._drafts(admission.ready))
+        drafts = self._drafts(admission.ready)
+        signed = signing.sign(self.held, self.chain, drafts, self.authority_nonces)
         if signed.refused or signed.postponed:
             with transaction.atomic():
                 guard(self.held)
@@ -233,7 +256,7 @@ class Drain:
     def _commit(self, attempts: Sequence[Attempt]) -> None:
         """Nonces, bytes and states of the whole batch: all of it or nothing."""
         ids = [attempt.transaction_id for attempt in attempts]
-        next_nonce = attempts[-1].nonce + 1
+        next_nonce = authorities.next_nonce(self.lane, attempts)
         of_row = Attempt.objects.filter(transaction=OuterRef("pk"), seq=0)
         with transaction.atomic():
             guard(self.held, next_nonce=next_nonce)
@@ -246,6 +269,7 @@ class Drain:
                 raise FencedError(
                     f"lane {self.lane.pk}: {len(ids) - moved} transactions were moved by another worker"
                 )
+            authorities.promise(self.held, attempts, self.authority_nonces)
         self.lane.next_nonce = next_nonce
 
     # --- What goes wrong ----------------------------------------------------------------------------------

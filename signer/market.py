@@ -9,7 +9,7 @@ from signer.errors import ChainMismatchError, RpcError, RpcTransportError
 from signer.fees import Fees, Speed
 from signer.models import Chain
 from signer.rpc import Call, Rpc, quantity
-from signer.states import FeeMarket
+from signer.states import GAS_PRICED, Envelope, FeeMarket
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,18 @@ class Market:
     pooled_nonces: int  # ... with what waits in the node's pool; a hint, never an allocator
     block_gas_limit: int
     base_fee_wei: int
+    blob_base_fee_wei: int
     quotes: dict[str, Fees]
     ceiling_wei: int
 
-    def quote(self, speed: str) -> Fees:
-        """Return what to offer now, never above the chain's ceiling."""
-        return fees.within(self.quotes[speed], self.ceiling_wei)
+    def quote(self, speed: str, envelope: str = Envelope.DYNAMIC_FEE) -> Fees:
+        """Return what to offer now for a transaction of this kind, never above the chain's ceiling."""
+        offer = fees.within(self.quotes[speed], self.ceiling_wei)
+        if envelope == Envelope.BLOB:
+            return offer
+        if envelope in GAS_PRICED and self.base_fee_wei:
+            return fees.single_price(offer, self.base_fee_wei)
+        return fees.without_blobs(offer)
 
     def ceiling(self, speed: str) -> Fees:
         return fees.ceiling(self.quotes[speed], self.ceiling_wei)
@@ -87,6 +93,7 @@ def _market(chain: Chain, own: Sequence[Any], legacy: bool) -> Market:
         pooled_nonces=quantity(pooled),
         block_gas_limit=quantity(latest["gasLimit"]),
         base_fee_wei=0 if legacy else fees.next_base_fee(price),
+        blob_base_fee_wei=0 if legacy else fees.next_blob_base_fee(price),
         quotes=quotes,
         ceiling_wei=chain.max_fee_per_gas_wei,
     )

@@ -69,8 +69,8 @@ def replace(
 
 def draft_of(flight: Flight, reason: Reason, market: Market) -> Draft | None:
     """Return the replacement to sign, or None when the ceiling forbids one that a node would accept."""
-    speed = flight.transaction.speed
-    price = fees.replacement_fees(flight.highest_fees, market.quote(speed), market.ceiling(speed))
+    speed, envelope = flight.transaction.speed, flight.transaction.envelope
+    price = fees.replacement_fees(flight.highest_fees, market.quote(speed, envelope), market.ceiling(speed))
     if price is None:
         return None
     seq = flight.best.seq + 1

@@ -6,6 +6,7 @@ From its commit on the transaction will be executed, whatever dies: the row is a
 from django.db import transaction
 
 import keyguard
+from signer import carrying
 from signer.chains import find_chain
 from signer.errors import IdempotencyConflictError
 from signer.models import Lane, Transaction
@@ -23,9 +24,11 @@ def submit_transaction(
     """Store the transaction and return it, with whether it is new. Joins the caller's database transaction.
 
     The same key with the same request returns the first one; of any number of simultaneous calls one inserts.
-    Raises IdempotencyConflictError (the key was used for another request), UnknownChainError, KeyNotFoundError.
+    Raises IdempotencyConflictError (the key was used for another request), UnknownChainError, KeyNotFoundError,
+    UnknownAuthorityError, AuthorityTwiceError, EnvelopeUnsupportedError.
     """
     key = keyguard.find_key(request.sender)
+    authorities = carrying.authorities(request)
     fingerprint = request.fingerprint()
     with transaction.atomic():
         lane = find_lane(request.chain_id, key.address)
@@ -37,6 +40,7 @@ def submit_transaction(
             value=request.value,
             data=request.data,
             gas_limit=request.gas_limit,
+            priority=request.priority,
             speed=request.speed,
             valid_until=request.valid_until,
             label=request.label,
@@ -44,6 +48,7 @@ def submit_transaction(
             idempotency_key=idempotency_key,
             request_hash=fingerprint,
             correlation_id=correlation_id,
+            **carrying.columns(request, lane.chain.fee_market),
         )
         # The unique constraint decides who is first among those that come at once; a look before would not.
         Transaction.objects.bulk_create([row], ignore_conflicts=True)
@@ -52,6 +57,7 @@ def submit_transaction(
         )
         if first.pk != row.pk:
             return _first(scope, idempotency_key, fingerprint), False
+        carrying.store(row, request, [find_lane(request.chain_id, address) for address in authorities])
         transaction.on_commit(lambda: crashpoint("signer.received"))
         ring_lane_after_commit(lane.pk, (row.pk, row.created_at.timestamp()))
     return row, True
@@ -59,7 +65,7 @@ def submit_transaction(
 
 def find_lane(chain_id: int, address: str) -> Lane:
     """Return the lane of an address, made at its first use. Raises UnknownChainError."""
-    lane = Lane.objects.filter(chain_id=chain_id, address=address).first()
+    lane = Lane.objects.filter(chain_id=chain_id, address=address).select_related("chain").first()
     if lane is None:
         lane, _ = Lane.objects.get_or_create(chain=find_chain(chain_id), address=address)
     return lane

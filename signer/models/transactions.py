@@ -5,6 +5,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from signer.fees import GAS_PER_BLOB
 from signer.fields import WeiField
 from signer.models.chains import Chain
 from signer.states import (
@@ -64,7 +65,7 @@ class Transaction(models.Model):
     gas_limit = models.BigIntegerField(null=True, blank=True)
     envelope = models.CharField(max_length=12, choices=Envelope, default=Envelope.DYNAMIC_FEE)
     access_list = models.JSONField(null=True, blank=True)
-    authorizations = models.JSONField(null=True, blank=True)
+    blob_count = models.PositiveSmallIntegerField(default=0)
     speed = models.CharField(max_length=10, default="standard")
     priority = models.SmallIntegerField(default=0)  # higher first; among equals in the order of submission
     valid_until = models.DateTimeField(null=True, blank=True)
@@ -152,6 +153,9 @@ class Attempt(models.Model):
     max_fee_per_gas_wei = WeiField()
     max_priority_fee_per_gas_wei = WeiField()
     max_fee_per_blob_gas_wei = WeiField(default=0)  # of a blob transaction alone
+    blob_count = models.PositiveSmallIntegerField(
+        default=0
+    )  # a no-op in a blob transaction's place carries one, too
     gas_limit = models.BigIntegerField()
     value = WeiField()
     raw = models.BinaryField()
@@ -181,5 +185,6 @@ class Attempt(models.Model):
 
     @property
     def max_cost_wei(self) -> int:
-        """The most this attempt can take from the balance, but for blobs and the fee of a chain below."""
-        return int(self.gas_limit) * int(self.max_fee_per_gas_wei) + int(self.value)
+        """The most this attempt can take from the balance, but for the fee of a chain below."""
+        blob_cost = self.blob_count * GAS_PER_BLOB * int(self.max_fee_per_blob_gas_wei)
+        return int(self.gas_limit) * int(self.max_fee_per_gas_wei) + blob_cost + int(self.value)
