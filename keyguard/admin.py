@@ -6,6 +6,7 @@ The list of allowed delegates may be added to and taken from by whoever has Djan
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin, TabularInline
 
@@ -80,6 +81,11 @@ class SigningRecordAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
         "signed_at",
     )
     readonly_fields = fields
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[SigningRecord]:
+        """Leave out what no page shows: the signed bytes, a megabyte where they carry blobs."""
+        records: QuerySet[SigningRecord] = super().get_queryset(request)
+        return records.defer("raw", "signature")
 
 
 @admin.register(Kek)

@@ -149,6 +149,11 @@ class LaneAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
         return "Redis does not answer" if count is None else str(count)
 
 
+def without_bytes(attempts: QuerySet[Attempt]) -> QuerySet[Attempt]:
+    """Leave out what no page shows: the signed bytes, a megabyte where they carry blobs."""
+    return attempts.defer("raw")
+
+
 class AttemptInline(AttemptCells, ReadOnly, TabularInline):  # type: ignore[misc]
     """Everything that was signed for a transaction."""
 
@@ -160,6 +165,9 @@ class AttemptInline(AttemptCells, ReadOnly, TabularInline):  # type: ignore[misc
     ordering = ("seq",)
     extra = 0
     hide_title = True
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Attempt]:
+        return without_bytes(super().get_queryset(request))
 
 
 @admin.register(Transaction)
@@ -180,6 +188,7 @@ class TransactionAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
             {
                 "fields": (
                     "label",
+                    "shown_kind",
                     "sender",
                     "shown_to",
                     "shown_value",
@@ -248,6 +257,19 @@ class TransactionAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
     @display(description="Error")
     def shown_error(self, row: Transaction) -> str:
         return error_text(row.error)
+
+    @display(description="Kind")
+    def shown_kind(self, row: Transaction) -> str:
+        handed = [
+            f"{one.lane.address} to {one.delegate}" for one in row.authorizations.select_related("lane")
+        ]
+        parts = [
+            row.get_envelope_display(),
+            f"{row.blob_count} blobs" if row.blob_count else "",
+            f"access list of {len(row.access_list)}" if row.access_list else "",
+            f"hands over {', '.join(handed)}" if handed else "",
+        ]
+        return "; ".join(filter(None, parts))
 
     @display(description="Asked for by")
     def shown_run(self, row: Transaction) -> str:
@@ -352,6 +374,9 @@ class AttemptAdmin(AttemptCells, ReadOnly, ModelAdmin):  # type: ignore[misc]
         ),
         ("Receipt", {"fields": ("shown_receipt",)}),
     )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Attempt]:
+        return without_bytes(super().get_queryset(request))
 
     @display(description="Hash", ordering="hash")
     def cut_hash(self, attempt: Attempt) -> str:

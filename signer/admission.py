@@ -12,7 +12,7 @@ from uuid import UUID
 
 from signer.abi import decode_revert
 from signer.errors import CallRevertedError, RpcError, RpcNodeError
-from signer.fees import Fees
+from signer.fees import GAS_PER_BLOB, Fees
 from signer.market import Market
 from signer.models import Transaction
 from signer.rpc import quantity
@@ -40,7 +40,10 @@ class Ready:
 
     @property
     def max_cost_wei(self) -> int:
-        return self.gas_limit * self.fees.max_fee_per_gas_wei + self.transaction.value + self.l1_fee_wei
+        blob_gas = self.transaction.blob_count * GAS_PER_BLOB
+        gas_cost = self.gas_limit * self.fees.max_fee_per_gas_wei
+        blob_cost = blob_gas * self.fees.max_fee_per_blob_gas_wei
+        return gas_cost + blob_cost + self.transaction.value + self.l1_fee_wei
 
 
 @dataclass
@@ -132,7 +135,7 @@ def admit(
             admission.unclear[row.pk] = str(answers.gas[row.pk].message)
             continue
         below = _below(answers.l1.get(row.pk))
-        ready = Ready(row, gas, market.quote(row.speed), below or 0)
+        ready = Ready(row, gas, market.quote(row.speed, row.envelope), below or 0)
         why = why or _obstacle(ready, market, committed_wei, gas_in_flight)
         if below is None:
             why = SubState.NODE_UNAVAILABLE
@@ -147,6 +150,8 @@ def admit(
 
 def _obstacle(ready: Ready, market: Market, committed_wei: int, gas_in_flight: int) -> SubState:
     if ready.fees.max_fee_per_gas_wei < market.base_fee_wei:
+        return SubState.FEE_CAPPED
+    if ready.transaction.blob_count and ready.fees.max_fee_per_blob_gas_wei < market.blob_base_fee_wei:
         return SubState.FEE_CAPPED
     # A pool checks the balance against the cost of all pooled transactions together.
     if market.balance_wei - committed_wei < ready.max_cost_wei:

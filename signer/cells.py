@@ -83,7 +83,8 @@ class AttemptCells(Shown):
 
     @display(description="Fee / tip, gwei per gas")
     def shown_fees(self, attempt: Attempt) -> str:
-        return f"{gwei(attempt.max_fee_per_gas_wei)} / {gwei(attempt.max_priority_fee_per_gas_wei)}"
+        blobs = f" / {gwei(attempt.max_fee_per_blob_gas_wei)} for blobs" if attempt.blob_count else ""
+        return f"{gwei(attempt.max_fee_per_gas_wei)} / {gwei(attempt.max_priority_fee_per_gas_wei)}{blobs}"
 
     @display(description="Sent", ordering="last_sent_at")
     def shown_sent(self, attempt: Attempt) -> str:

@@ -2,6 +2,9 @@
 
     SignerError
     ├── UnknownChainError         FAIL       no such chain is registered
+    ├── EnvelopeUnsupportedError  FAIL       the chain takes no transaction of this kind
+    ├── UnknownAuthorityError     FAIL       keyguard has no key of an account that is to authorise
+    ├── AuthorityTwiceError       FAIL       two authorisations of one request are of one account
     ├── IdempotencyConflictError  FAIL       the key was used for another transaction
     ├── NotPossibleError          FAIL       what a person asked for does not suit the state
     ├── LaneBusyError             RETRY      a worker is at the lane; again in a moment
@@ -42,6 +45,33 @@ class UnknownChainError(SignerError):
     code = "CHAIN_UNKNOWN"
     cause = "The chain id in the request was never registered."
     remedy = "Register it: python manage.py add_chain --chain-id N --name S --rpc URL."
+    disposition = Disposition.FAIL
+
+
+class EnvelopeUnsupportedError(SignerError):
+    """The chain takes no transaction of this kind."""
+
+    code = "ENVELOPE_UNSUPPORTED"
+    cause = "Blobs, authorisations and EIP-1559 fees need a chain with a base fee."
+    remedy = "Leave `envelope` out, or ask for a legacy or an access-list transaction."
+    disposition = Disposition.FAIL
+
+
+class UnknownAuthorityError(SignerError):
+    """An account that is to authorise has no key here."""
+
+    code = "AUTHORITY_UNKNOWN"
+    cause = "An authority of `authorizations` is no alias and no address of a key."
+    remedy = "Create or import the key, or correct the alias."
+    disposition = Disposition.FAIL
+
+
+class AuthorityTwiceError(SignerError):
+    """An account is to authorise twice in one transaction."""
+
+    code = "AUTHORITY_TWICE"
+    cause = "Two entries of `authorizations` are of one account; only the last would count."
+    remedy = "Leave one of them out."
     disposition = Disposition.FAIL
 
 

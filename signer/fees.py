@@ -1,6 +1,7 @@
 """What a transaction offers for gas: the first quote, and what a node must accept in its place.
 
-Pure arithmetic in wei per gas; no float. On a chain without EIP-1559 both fields hold the gas price.
+Pure arithmetic in wei per gas; no float. Where a transaction names one gas price, both fields hold it. The fee for blobs
+(EIP-4844) is part of every quote and of no offer but a blob transaction's; 0 means that there are no blobs.
 """
 
 from collections.abc import Sequence
@@ -15,19 +16,26 @@ PERCENTILES: dict[Speed, int] = {"economy": 10, "standard": 50, "fast": 90}
 HISTORY_BLOCKS = 10
 # What is offered where recent blocks hold no transaction to learn from.
 DEFAULT_TIP_WEI = 1_000_000_000
+# The blob market counts as no less: its least price is 1 wei, and doubling from there would soon be above the ceiling.
+DEFAULT_BLOB_FEE_WEI = 1_000_000_000
+GAS_PER_BLOB = 131_072  # EIP-4844
+# A single gas price is paid whole, so it has room for two full blocks only (1.125^2 = 1.27); then it is replaced.
+GAS_PRICE_PERCENT = 127
 
 
 @dataclass(frozen=True, slots=True)
 class Fees:
-    """The most a transaction pays per gas, and how much of that goes to the block's proposer."""
+    """The most a transaction pays per gas, how much of that goes to the block's proposer, and the most per blob gas."""
 
     max_fee_per_gas_wei: int
     max_priority_fee_per_gas_wei: int
+    max_fee_per_blob_gas_wei: int = 0
 
     def covers(self, other: "Fees") -> bool:
         return (
             self.max_fee_per_gas_wei >= other.max_fee_per_gas_wei
             and self.max_priority_fee_per_gas_wei >= other.max_priority_fee_per_gas_wei
+            and self.max_fee_per_blob_gas_wei >= other.max_fee_per_blob_gas_wei
         )
 
 
@@ -42,7 +50,7 @@ def quote(history: dict[str, Any], speed: Speed) -> Fees:
     tips = [int(block[column], 16) for block in history.get("reward") or [] if len(block) > column]
     tips = [tip for tip in tips if tip > 0]  # an empty block reports 0 and says nothing
     tip = median_low(tips) if tips else DEFAULT_TIP_WEI
-    return Fees(2 * base_fee + tip, tip)
+    return Fees(2 * base_fee + tip, tip, 2 * next_blob_base_fee(history))
 
 
 def legacy_quote(gas_price: int, speed: Speed) -> Fees:
@@ -56,6 +64,28 @@ def next_base_fee(history: dict[str, Any]) -> int:
     return int(history["baseFeePerGas"][-1], 16)
 
 
+def next_blob_base_fee(history: dict[str, Any]) -> int:
+    """Return the price of blob gas in the next block; 0 on a chain without blobs."""
+    blob_fees = history.get("baseFeePerBlobGas") or ["0x0"]
+    return int(blob_fees[-1], 16)
+
+
+def single_price(market: Fees, base_fee_wei: int) -> Fees:
+    """Return the offer for a transaction with one gas price on a chain with a base fee.
+
+    All of a gas price is paid, also what is above the base fee: the cap of an EIP-1559 transaction would be twice
+    what the market asks.
+    """
+    price = -(-base_fee_wei * GAS_PRICE_PERCENT // 100) + market.max_priority_fee_per_gas_wei
+    price = min(price, market.max_fee_per_gas_wei)
+    return Fees(price, price)
+
+
+def without_blobs(fees: Fees) -> Fees:
+    """Return the offer of a transaction that carries no blobs."""
+    return Fees(fees.max_fee_per_gas_wei, fees.max_priority_fee_per_gas_wei)
+
+
 def ceiling(market: Fees, absolute_wei: int, percent: int) -> Fees:
     """Return the most that may be offered: so many percent of the market, and never more than the chain's absolute cap.
 
@@ -64,12 +94,17 @@ def ceiling(market: Fees, absolute_wei: int, percent: int) -> Fees:
     """
     market_wei = max(market.max_fee_per_gas_wei, DEFAULT_TIP_WEI)
     limit = min(absolute_wei, market_wei * percent // 100)
-    return Fees(limit, limit)
+    blob_market_wei = max(market.max_fee_per_blob_gas_wei, DEFAULT_BLOB_FEE_WEI)
+    return Fees(limit, limit, min(absolute_wei, blob_market_wei * percent // 100))
 
 
 def within(fees: Fees, limit_wei: int) -> Fees:
     """Return `fees` cut down to the absolute cap."""
-    return Fees(min(fees.max_fee_per_gas_wei, limit_wei), min(fees.max_priority_fee_per_gas_wei, limit_wei))
+    return Fees(
+        min(fees.max_fee_per_gas_wei, limit_wei),
+        min(fees.max_priority_fee_per_gas_wei, limit_wei),
+        min(fees.max_fee_per_blob_gas_wei, limit_wei),
+    )
 
 
 def highest(offers: Sequence[Fees]) -> Fees:
@@ -77,6 +112,7 @@ def highest(offers: Sequence[Fees]) -> Fees:
     return Fees(
         max(offer.max_fee_per_gas_wei for offer in offers),
         max(offer.max_priority_fee_per_gas_wei for offer in offers),
+        max(offer.max_fee_per_blob_gas_wei for offer in offers),
     )
 
 
@@ -85,14 +121,25 @@ def raised(wei: int) -> int:
     return max(-(-wei * 9 // 8), wei + 1)
 
 
+def doubled(wei: int) -> int:
+    """Return twice as much, and strictly more."""
+    return max(2 * wei, wei + 1)
+
+
 def replacement_fees(best: Fees, market: Fees, limit: Fees) -> Fees | None:
     """Return fees that a node must accept in place of `best`, or None when the ceiling forbids it.
 
     best, market, limit: wei per gas. `best` is the highest-priced attempt so far, not the latest estimate.
     The result exceeds `best` by at least 12.5 % on tip and cap, rounded up; geth refuses less than 10 % on either.
-    Source: go-ethereum core/txpool/legacypool, PriceBump.
+    Where `best` has a fee for blobs, all three are at least doubled, for blob pools ask for 100 % more on each.
+    Sources: go-ethereum core/txpool/legacypool and core/txpool/blobpool, PriceBump.
     """
-    floor = Fees(raised(best.max_fee_per_gas_wei), raised(best.max_priority_fee_per_gas_wei))
+    more = doubled if best.max_fee_per_blob_gas_wei else raised
+    floor = Fees(
+        more(best.max_fee_per_gas_wei),
+        more(best.max_priority_fee_per_gas_wei),
+        more(best.max_fee_per_blob_gas_wei) if best.max_fee_per_blob_gas_wei else 0,
+    )
     if not limit.covers(floor):
         return None
     max_fee = max(floor.max_fee_per_gas_wei, min(market.max_fee_per_gas_wei, limit.max_fee_per_gas_wei))
@@ -100,5 +147,13 @@ def replacement_fees(best: Fees, market: Fees, limit: Fees) -> Fees | None:
         floor.max_priority_fee_per_gas_wei,
         min(market.max_priority_fee_per_gas_wei, limit.max_priority_fee_per_gas_wei),
     )
-    # A tip above the cap is refused by every node; the floor's tip never is, being raised from a valid pair.
-    return Fees(max(max_fee, floor.max_priority_fee_per_gas_wei), min(tip, max_fee))
+    blob_fee = max(
+        floor.max_fee_per_blob_gas_wei,
+        min(market.max_fee_per_blob_gas_wei, limit.max_fee_per_blob_gas_wei),
+    )
+    return Fees(
+        # A tip above the cap is refused by every node; the floor's tip never is, being raised from a valid pair.
+        max(max_fee, floor.max_priority_fee_per_gas_wei),
+        min(tip, max_fee),
+        blob_fee if best.max_fee_per_blob_gas_wei else 0,
+    )

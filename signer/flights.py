@@ -82,7 +82,9 @@ class Flight:
 
 
 def fees_of(attempt: Attempt) -> Fees:
-    return Fees(attempt.max_fee_per_gas_wei, attempt.max_priority_fee_per_gas_wei)
+    return Fees(
+        attempt.max_fee_per_gas_wei, attempt.max_priority_fee_per_gas_wei, attempt.max_fee_per_blob_gas_wei
+    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from datetime import timedelta
 import structlog
 from django.db import transaction
 
-from signer import signing
+from signer import authorities, signing
 from signer.admission import PLAIN_TRANSFER_GAS
 from signer.fees import Fees
 from signer.flights import Sky
@@ -33,11 +33,17 @@ def fill(work: Work, sky: Sky, market: Market) -> list[Attempt]:
     if len(span) <= sky.open_count:
         return []
     held_by = {row.nonce: row for row in Transaction.objects.filter(lane=work.lane, nonce__in=span)}
+    promised = authorities.promised_nonces(work.lane)
     dropped = [row for row in held_by.values() if row.state in FINAL and row.winner_id]
     again = list(Attempt.objects.filter(pk__in=[row.winner_id for row in dropped]).order_by("nonce"))
     if again:
         log.error("settled_transactions_sent_again", transactions=[str(row.pk) for row in dropped])
-    return [*again, *_fillers(work, [nonce for nonce in span if nonce not in held_by][:LIMIT], market)]
+    return [
+        *again,
+        *_fillers(
+            work, [nonce for nonce in span if nonce not in held_by and nonce not in promised][:LIMIT], market
+        ),
+    ]
 
 
 def _span(lane: Lane, sky: Sky, market: Market) -> range:

@@ -13,8 +13,9 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from signer import gaps, queue, sending, settling, signing
+from signer import authorities, gaps, queue, sending, settling, signing
 from signer.admission import Admission, Ready, admit, questions
+from signer.authorities import Nonces
 from signer.errors import ChainMismatchError, RpcError
 from signer.flights import Sky
 from signer.incidents import close_incident, open_incident
@@ -25,6 +26,7 @@ from signer.standing import block, gives_nonces, tell_of_stranger
 from signer.statements import insert_many, update_each
 from signer.states import (
     WAITING,
+    Envelope,
     ForeignNonces,
     IncidentKind,
     LaneState,
@@ -64,20 +66,23 @@ def grant(work: Work, sky: Sky) -> bool:
     """Give nonces to as many waiting transactions as room and funds allow; return whether more may follow."""
     if work.lane.state != LaneState.ACTIVE:
         return hold(work, STANDSTILL[LaneState(work.lane.state)])
+    if authorities.is_promised(work.lane):
+        return hold(work, SubState.AUTHORIZING)
     room = min(BATCH_SIZE, work.cap() - sky.count)
     if room <= 0:
         work.full_at = sky.count
         return hold(work, SubState.LANE_FULL)
     candidates = list(_next(work, room))
+    candidates, late, nonces = _with_authorities(work, candidates)
     if not candidates:
-        return False
+        return bool(late)
     _take(work, candidates)
     admission = _prepare(work, candidates, sky)
     crashpoint("signer.prepared")
-    attempts = _sign(work, admission)
+    attempts = _sign(work, admission, nonces)
     crashpoint("signer.signed")
     try:
-        _commit(work, admission, attempts, sky)
+        _commit(work, admission, attempts, sky, nonces)
     except StandstillError:
         return hold(work, SubState.LANE_PAUSED)
     if attempts:
@@ -98,6 +103,23 @@ def waiting(lane: Lane) -> "QuerySet[Transaction]":
 
 def _next(work: Work, room: int) -> "QuerySet[Transaction]":
     return waiting(work.lane).exclude(pk__in=work.unclear).order_by("-priority", "created_at", "id")[:room]
+
+
+def _with_authorities(
+    work: Work, candidates: list[Transaction]
+) -> tuple[list[Transaction], list[Transaction], Nonces]:
+    """Return what can be signed now, what waits alone for an account that is to authorise, and those accounts' nonces."""
+    if not any(row.envelope == Envelope.SET_CODE for row in candidates):
+        return candidates, [], {}
+    nonces = authorities.read_nonces(work.rpc, candidates)
+    candidates, late = authorities.admissible(work.lane, candidates, nonces)
+    work.unclear.update(row.pk for row in late)
+    if late:
+        with transaction.atomic():
+            guard(work.held)
+            rows = waiting(work.lane).filter(pk__in=[row.pk for row in late])
+            rows.update(state=TransactionState.QUEUED, sub_state=SubState.AUTHORIZING)
+    return candidates, late, nonces
 
 
 def _take(work: Work, candidates: Sequence[Transaction]) -> None:
@@ -210,10 +232,10 @@ def _pass_over(work: Work, rows: Sequence[Transaction], words: Mapping[UUID, str
 # --- Sign and commit --------------------------------------------------------------------------------------
 
 
-def _sign(work: Work, admission: Admission) -> list[Attempt]:
+def _sign(work: Work, admission: Admission, nonces: Nonces) -> list[Attempt]:
     if not admission.ready:
         return []
-    signed = signing.sign(work.held, work.chain, _drafts(work.lane, admission.ready))
+    signed = signing.sign(work.held, work.chain, _drafts(work.lane, admission.ready), nonces)
     if signed.refused or signed.postponed or signed.pending:
         with transaction.atomic():
             guard(work.held)
@@ -233,14 +255,14 @@ def _drafts(lane: Lane, ready: Sequence[Ready]) -> list[Draft]:
     ]
 
 
-def _commit(work: Work, admission: Admission, attempts: Sequence[Attempt], sky: Sky) -> None:
+def _commit(work: Work, admission: Admission, attempts: Sequence[Attempt], sky: Sky, nonces: Nonces) -> None:
     """Nonces, bytes and states of the whole batch: all of it or nothing.
 
     Raises StandstillError when the lane was paused meanwhile, FencedError when it or a transaction was moved.
     """
     if not attempts:
         return
-    lane, next_nonce = work.lane, attempts[-1].nonce + 1
+    lane, next_nonce = work.lane, authorities.next_nonce(work.lane, attempts)
     costs = {ready.transaction.pk: ready for ready in admission.ready}
     rows = {
         attempt.transaction_id: (
@@ -270,6 +292,7 @@ def _commit(work: Work, admission: Admission, attempts: Sequence[Attempt], sky: 
         )
         if moved != len(rows):
             raise FencedError(f"lane {lane.pk}: {len(rows) - moved} transactions were moved meanwhile")
+        authorities.promise(work.held, attempts, nonces)
         _money_is_there(work, admission)
     lane.next_nonce = next_nonce
     work.filled = sky.count + len(rows) >= work.cap()

@@ -10,7 +10,7 @@ from signer.fees import Fees, Speed
 from signer.models import Chain
 from signer.rpc import Call, Rpc, quantity
 from signer.rpc.door import LATEST
-from signer.states import FeeMarket
+from signer.states import GAS_PRICED, Envelope, FeeMarket
 
 # What the code of an address begins with that lets other code act for it. Source: EIP-7702.
 DELEGATION = "0xef0100"
@@ -26,13 +26,19 @@ class Market:
     delegated: bool  # the address has code by EIP-7702: a pool holds one transaction of it
     block_gas_limit: int
     base_fee_wei: int
+    blob_base_fee_wei: int
     quotes: dict[str, Fees]
     ceiling_wei: int
     ceiling_percent: int
 
-    def quote(self, speed: str) -> Fees:
-        """Return what to offer now, never above the chain's ceiling."""
-        return fees.within(self.quotes[speed], self.ceiling_wei)
+    def quote(self, speed: str, envelope: str = Envelope.DYNAMIC_FEE) -> Fees:
+        """Return what to offer now for a transaction of this kind, never above the chain's ceiling."""
+        offer = fees.within(self.quotes[speed], self.ceiling_wei)
+        if envelope == Envelope.BLOB:
+            return offer
+        if envelope in GAS_PRICED and self.base_fee_wei:
+            return fees.single_price(offer, self.base_fee_wei)
+        return fees.without_blobs(offer)
 
     def ceiling(self, speed: str) -> Fees:
         return fees.ceiling(self.quotes[speed], self.ceiling_wei, self.ceiling_percent)
@@ -83,6 +89,7 @@ def _market(chain: Chain, own: Sequence[Any], legacy: bool) -> Market:
         delegated=str(code).lower().startswith(DELEGATION),
         block_gas_limit=quantity(latest["gasLimit"]),
         base_fee_wei=0 if legacy else fees.next_base_fee(price),
+        blob_base_fee_wei=0 if legacy else fees.next_blob_base_fee(price),
         quotes=quotes,
         ceiling_wei=chain.max_fee_per_gas_wei,
         ceiling_percent=chain.ceiling_percent,

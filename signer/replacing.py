@@ -76,8 +76,8 @@ def replace(
 
 def draft_of(flight: Flight, reason: Reason, market: Market) -> Draft | None:
     """Return the replacement to sign, or None when the ceiling forbids one that a node would accept."""
-    speed = flight.transaction.speed
-    offer, limit = market.quote(speed), market.ceiling(speed)
+    speed, envelope = flight.transaction.speed, flight.transaction.envelope
+    offer, limit = market.quote(speed, envelope), market.ceiling(speed)
     if reason is Reason.SPEED_UP and flight.transaction.speed_up:
         # A person's own offer, within the absolute ceiling: it was checked when it was made.
         offer = limit = Fees(**{name: int(wei) for name, wei in flight.transaction.speed_up.items()})

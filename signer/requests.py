@@ -5,13 +5,29 @@ from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
 from eth_utils.address import is_checksum_formatted_address, is_hex_address, to_checksum_address
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from signer.errors import EnvelopeUnsupportedError
+from signer.states import Envelope, FeeMarket
 from workflows import Command, Operation
 
 MAX_UINT256 = 2**256 - 1
 # geth refuses transactions over 128 KB in all; the rest is room for the other fields and the signature.
 MAX_DATA_BYTES = 127 * 1024
+BLOB_BYTES = 131_072
+MAX_BLOBS = 6
+MAX_AUTHORIZATIONS = 64
+# Of BLS12-381: a blob's field elements are below it. Source: EIP-4844.
+BLS_MODULUS = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
 
 
 def _checksummed(text: str) -> str:
@@ -31,11 +47,27 @@ def _lower_hex(text: str) -> str:
     return text
 
 
+def _field_elements(text: str) -> str:
+    data = bytes.fromhex(text[2:])
+    if len(data) != BLOB_BYTES:
+        raise ValueError(f"a blob has {BLOB_BYTES} bytes")
+    for start in range(0, BLOB_BYTES, 32):
+        if int.from_bytes(data[start : start + 32]) >= BLS_MODULUS:
+            raise ValueError(f"the 32 bytes at {start} are no field element: let each begin with a zero byte")
+    return text.lower()
+
+
 Address = Annotated[str, StringConstraints(max_length=42), AfterValidator(_checksummed)]
 HexData = Annotated[
     str,
     StringConstraints(pattern=r"^0x[0-9a-fA-F]*$", max_length=2 + 2 * MAX_DATA_BYTES),
     AfterValidator(_lower_hex),
+]
+Word = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{64}$"), AfterValidator(str.lower)]
+Blob = Annotated[
+    str,
+    StringConstraints(pattern=r"^0x(?:[0-9a-fA-F]{2})*$", max_length=2 + 2 * BLOB_BYTES),
+    AfterValidator(_field_elements),
 ]
 Wei = Annotated[int, Field(ge=0, le=MAX_UINT256)]
 
@@ -65,6 +97,26 @@ class Receipt(BaseModel):
     logs: list[Log]
 
 
+class AccessListItem(BaseModel):
+    """A contract that the transaction will touch, and its storage slots. As eth_createAccessList returns it (EIP-2930)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    address: Address
+    storageKeys: list[Word]  # noqa: N815
+
+
+class AuthorizationRequest(BaseModel):
+    """That the code of `delegate` shall act for the account `authority` (EIP-7702).
+
+    authority: the alias or address of a key in keyguard, which signs it. delegate: a contract that keyguard allows, or
+    the zero address, which takes a delegation back.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    authority: str = Field(min_length=1, max_length=100)
+    delegate: Address
+
+
 class TransactionRequest(Command):
     """A transaction to be executed once. Returned by a workflow's step, the run waits for its receipt.
 
@@ -74,6 +126,10 @@ class TransactionRequest(Command):
     limit is given. error_abi: the ABI entries of custom errors by which a revert is understood.
     priority: higher ones of a sender get their nonces first, equal ones in the order of submission.
     valid_until: after this instant it is not begun; if it was sent already, a no-op takes its nonce.
+    access_list: what it will touch. envelope: the kind of transaction, where the chain's own does not do.
+    blobs: at most six of 131072 bytes each, as 0x text (EIP-4844). authorizations: accounts to be handed to contracts
+    (EIP-7702); then `gas_limit` is required, for nobody can estimate what they will do before they are signed.
+    priority: 0 to 9; higher ones get their nonces first.
     """
 
     kind: ClassVar[str] = "transaction"
@@ -88,9 +144,52 @@ class TransactionRequest(Command):
     speed: Literal["economy", "standard", "fast"] = "standard"
     simulate: bool | None = None
     error_abi: tuple[dict[str, Any], ...] = ()
-    priority: int = Field(default=0, ge=-100, le=100)
     label: str = Field(default="", max_length=200)
     valid_until: datetime | None = None
+    access_list: list[AccessListItem] | None = None
+    envelope: Literal["legacy", "access_list", "dynamic_fee"] | None = None
+    blobs: list[Blob] = Field(default=[], max_length=MAX_BLOBS, repr=False)
+    authorizations: list[AuthorizationRequest] = Field(default=[], max_length=MAX_AUTHORIZATIONS)
+    priority: int = Field(default=0, ge=0, le=9)
+
+    @field_validator("access_list")
+    @classmethod
+    def _access_list_fits(
+        cls, entries: list[AccessListItem] | None, info: ValidationInfo
+    ) -> list[AccessListItem] | None:
+        size = len(str(info.data.get("data", ""))) // 2
+        if size + sum(24 + 33 * len(entry.storageKeys) for entry in entries or []) > MAX_DATA_BYTES:
+            raise ValueError(f"with the data more than {MAX_DATA_BYTES // 1024} KiB, which no node takes")
+        return entries
+
+    @field_validator("envelope")
+    @classmethod
+    def _envelope_holds_the_access_list(cls, envelope: str | None, info: ValidationInfo) -> str | None:
+        if envelope == "legacy" and info.data.get("access_list"):
+            raise ValueError("a legacy transaction has no access list")
+        return envelope
+
+    @field_validator("blobs", "authorizations")
+    @classmethod
+    def _can_be_carried(cls, carried: list[Any], info: ValidationInfo) -> list[Any]:
+        if not carried:
+            return carried
+        if info.data.get("to", "malformed") is None:
+            raise ValueError("a transaction that creates a contract (no `to`) carries none")
+        if info.data.get("envelope") is not None:
+            raise ValueError("these have a kind of transaction of their own: leave `envelope` out")
+        if info.data.get("blobs"):
+            raise ValueError("a transaction carries blobs or authorizations, not both")
+        return carried
+
+    @field_validator("authorizations")
+    @classmethod
+    def _authorizations_are_paid_for(
+        cls, wanted: list[AuthorizationRequest], info: ValidationInfo
+    ) -> list[AuthorizationRequest]:
+        if wanted and info.data.get("gas_limit") is None:
+            raise ValueError("a transaction with authorizations needs a gas_limit")
+        return wanted
 
     @model_validator(mode="after")
     def _creation_has_code(self) -> "TransactionRequest":
@@ -99,6 +198,24 @@ class TransactionRequest(Command):
         if self.valid_until is not None and self.valid_until.tzinfo is None:
             raise ValueError("valid_until needs a time zone")
         return self
+
+    def kind_on(self, fee_market: FeeMarket | str) -> Envelope:
+        """Return the kind of transaction to make on a chain with this fee market. Raises EnvelopeUnsupportedError."""
+        if fee_market == FeeMarket.LEGACY and (
+            self.blobs or self.authorizations or self.envelope == "dynamic_fee"
+        ):
+            raise EnvelopeUnsupportedError(
+                "the chain has no base fee (EIP-1559), so it takes no such transaction"
+            )
+        if self.blobs:
+            return Envelope.BLOB
+        if self.authorizations:
+            return Envelope.SET_CODE
+        if self.envelope is not None:
+            return Envelope(self.envelope.upper())
+        if fee_market == FeeMarket.LEGACY:
+            return Envelope.ACCESS_LIST if self.access_list else Envelope.LEGACY
+        return Envelope.DYNAMIC_FEE
 
     def fingerprint(self) -> str:
         """Return a hash that tells two requests under one idempotency key apart."""

@@ -94,6 +94,7 @@ RULES: tuple[Rule, ...] = (
     _rule(E.UNDERPRICED_REPLACEMENT, r"replacement transaction underpriced|could not replace existing"),
     _rule(E.UNDERPRICED_REPLACEMENT, r"\bReplacementNotAllowed\b|\bFeeTooLowToCompete\b"),  # nethermind
     _rule(E.LIMIT, r"future transaction tries to replace pending"),  # geth txpool/errors.go; holds "replace"
+    _rule(E.UNDERPRICED, r"max fee per blob gas less than block blob gas fee"),  # geth core/error.go, anvil
     _rule(E.UNDERPRICED, r"max fee per gas less than block base fee"),  # geth core/error.go, anvil, reth
     _rule(
         E.UNDERPRICED, r"fee cap less than block base fee|max fee per gas is less than"
@@ -108,6 +109,9 @@ RULES: tuple[Rule, ...] = (
     _rule(E.LIMIT, r"account limit exceeded|account has too many"),  # geth blobpool; erigon
     _rule(E.LIMIT, r"in-?flight transaction limit|delegated account"),  # geth, EIP-7702 sender
     _rule(E.LIMIT, r"address already reserved"),  # geth txpool/reserver.go
+    _rule(
+        E.LIMIT, r"authority already reserved"
+    ),  # geth txpool/errors.go, EIP-7702: two pools, or two transactions
     _rule(E.FEE_CAP, r"exceeds the configured cap|fee cap exceeded"),  # geth internal/ethapi; besu
     _rule(E.RATE, r"rate.?limit|too many requests|quota|capacity exceeded"),  # hosted providers
     _rule(E.RATE, r"unauthori[sz]ed|forbidden|invalid api key"),  # hosted providers

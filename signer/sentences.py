@@ -14,6 +14,7 @@ DETAILS = {
     SubState.LANE_BLOCKED: "waits for a person, the lane is blocked: {lane.state_reason}",
     SubState.INSUFFICIENT_FUNDS: "waits for funds: the sender cannot pay {cost}",
     SubState.NODE_UNAVAILABLE: "waits for a node of {chain}: none answers, or it turns us away",
+    SubState.AUTHORIZING: "waits for an authorisation (EIP-7702): one of this address is under way, or its authority is busy",
     SubState.SIGNER_UNAVAILABLE: "waits for keyguard: the sender's key cannot sign at the moment",
     SubState.FEE_CAPPED: "waits for the market: its fee is above the ceiling of {ceiling} gwei per gas",
     SubState.NONCE_FOREIGN: "waits for a person: a transaction that is not ours used nonce {row.nonce}",

@@ -103,6 +103,10 @@ class SubState(TextChoices):
     INSUFFICIENT_FUNDS = "INSUFFICIENT_FUNDS", "the address cannot pay for it"
     NODE_UNAVAILABLE = "NODE_UNAVAILABLE", "the node does not answer"
     ESTIMATE_UNCLEAR = "ESTIMATE_UNCLEAR", "the node's answer to the gas estimate is not understood"
+    AUTHORIZING = (
+        "AUTHORIZING",
+        "an authorisation of the address (EIP-7702) is under way, or its lane is busy",
+    )
     SIGNER_UNAVAILABLE = "SIGNER_UNAVAILABLE", "the key cannot sign at the moment"
     FEE_CAPPED = "FEE_CAPPED", "the market's fee is above the ceiling"
     POSSIBLY_SENT = "POSSIBLY_SENT", "the node's answer was lost; the same bytes are sent again"
@@ -152,6 +156,10 @@ class Envelope(TextChoices):
     DYNAMIC_FEE = "DYNAMIC_FEE", "dynamic fee (EIP-1559)"
     BLOB = "BLOB", "blob (EIP-4844)"
     SET_CODE = "SET_CODE", "set code (EIP-7702)"
+
+
+# These name one price per gas; the others the most they pay, and the proposer's part of it.
+GAS_PRICED = (Envelope.LEGACY, Envelope.ACCESS_LIST)
 
 
 class Finality(TextChoices):

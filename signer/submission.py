@@ -9,13 +9,14 @@ from django.db import transaction
 from django.utils import timezone
 
 import keyguard
+from signer import carrying
 from signer.chains import find_chain
 from signer.errors import IdempotencyConflictError
 from signer.models import Lane, Transaction
 from signer.requests import TransactionRequest
 from signer.ringing import ring_lane_after_commit
 from signer.statements import insert_many
-from signer.states import Envelope, FeeMarket, TransactionKind
+from signer.states import TransactionKind
 from workflows import crashpoint
 
 crashpoint.register("signer.received", "after the transaction's row is committed, before anybody is woken")
@@ -27,7 +28,8 @@ def submit_transaction(
     """Store the transaction and return it, with whether it is new. Joins the caller's database transaction.
 
     The same key with the same request returns the first one; of any number of simultaneous calls one inserts.
-    Raises IdempotencyConflictError (the key was used for another request), UnknownChainError, KeyNotFoundError.
+    Raises IdempotencyConflictError (the key was used for another request), UnknownChainError, KeyNotFoundError,
+    UnknownAuthorityError, AuthorityTwiceError, EnvelopeUnsupportedError.
     """
     [found] = submit_transactions([(request, idempotency_key)], scope=scope, correlation_id=correlation_id)
     return found
@@ -49,12 +51,20 @@ def submit_transactions(
         # The unique constraint decides who is first among those that come at once; a look before would not.
         insert_many(rows, skip_present=True)
         found = _stored(rows, scope)
+        for (request, _), (row, is_new) in zip(requests, found, strict=True):
+            if is_new and (request.blobs or request.authorizations):
+                _store_load(row, request)
         for lane in {lane.pk: lane for lane in lanes.values()}.values():
             new = [row for row, is_new in found if is_new and row.lane_id == lane.pk]
             if new:
                 transaction.on_commit(lambda: crashpoint("signer.received"))
                 ring_lane_after_commit(lane.pk, *((row.pk, row.created_at.timestamp()) for row in new))
     return found
+
+
+def _store_load(row: Transaction, request: TransactionRequest) -> None:
+    addresses = carrying.authorities(request)
+    carrying.store(row, request, [find_lane(request.chain_id, address) for address in addresses])
 
 
 def _row(request: TransactionRequest, lane: Lane, key: str, scope: str, correlation_id: str) -> Transaction:
@@ -68,7 +78,6 @@ def _row(request: TransactionRequest, lane: Lane, key: str, scope: str, correlat
         gas_limit=request.gas_limit,
         simulate=request.gas_limit is None if request.simulate is None else request.simulate,
         error_abi=list(request.error_abi) or None,
-        envelope=Envelope.LEGACY if lane.chain.fee_market == FeeMarket.LEGACY else Envelope.DYNAMIC_FEE,
         speed=request.speed,
         priority=request.priority,
         valid_until=request.valid_until,
@@ -78,6 +87,7 @@ def _row(request: TransactionRequest, lane: Lane, key: str, scope: str, correlat
         request_hash=request.fingerprint(),
         correlation_id=correlation_id,
         created_at=timezone.now(),
+        **carrying.columns(request, lane.chain.fee_market),
     )
 
 

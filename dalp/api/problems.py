@@ -63,7 +63,9 @@ BY_STATUS: dict[int, ProblemError] = {
     405: ProblemError(
         405, "API_METHOD_NOT_ALLOWED", "This address does not take this method.", "See the Allow header."
     ),
-    413: ProblemError(413, "API_BODY_TOO_LARGE", "The body is larger than 1 MB.", "Send less."),
+    413: ProblemError(
+        413, "API_BODY_TOO_LARGE", "The body is larger than 1 MB (a transaction's: 2 MB).", "Send less."
+    ),
     500: ProblemError(
         500,
         "API_INTERNAL_ERROR",

@@ -213,6 +213,7 @@ class Attempt(Schema):
     nonce: int
     max_fee_per_gas_wei: str
     max_priority_fee_per_gas_wei: str
+    max_fee_per_blob_gas_wei: str
     gas_limit: int
     send_count: int
     first_sent_at: str | None
@@ -243,6 +244,21 @@ class Receipt(Schema):
     status: int = Field(description="1: it was carried out; 0: it reverted")
 
 
+class AccessListItem(Schema):
+    """A contract and its storage slots, as in EIP-2930."""
+
+    address: str
+    storageKeys: list[str]  # noqa: N815
+
+
+class Authorization(Schema):
+    """An account that is handed to a contract (EIP-7702)."""
+
+    authority: str
+    delegate: str
+    nonce: int | None = Field(description="of the authority, once it is signed")
+
+
 class Transaction(Schema):
     """One intent, executed at most once."""
 
@@ -256,6 +272,11 @@ class Transaction(Schema):
     data: str
     nonce: int | None
     hash: str | None
+    envelope: str = Field(description="legacy, access_list, dynamic_fee, blob or set_code")
+    access_list: list[AccessListItem] | None
+    blob_count: int
+    authorizations: list[Authorization]
+    priority: int
     speed: str
     valid_until: str | None
     label: str

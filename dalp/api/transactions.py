@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from django.db.models import QuerySet
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from ninja import Query, Router, Schema
 from pydantic import (
@@ -40,8 +40,10 @@ from signer import (
     speed_up_transaction,
     submit_transaction,
 )
+from signer.errors import AuthorityTwiceError, EnvelopeUnsupportedError, UnknownAuthorityError
 from signer.fees import Fees
-from signer.models import Attempt, Transaction
+from signer.models import Attempt, Authorization, Transaction
+from signer.requests import MAX_AUTHORIZATIONS, MAX_BLOBS
 from signer.states import TransactionState
 
 router = Router(tags=["transactions"], auth=VIEWER)
@@ -65,6 +67,24 @@ Amount = Annotated[
 ]
 
 
+class AccessListItem(Schema):
+    """A contract that the transaction will touch, and its storage slots (EIP-2930)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    address: str
+    storageKeys: list[str] = Field(description="0x text of 32 bytes each")  # noqa: N815
+
+
+class AuthorizationRequest(Schema):
+    """That a contract's code shall act for an account (EIP-7702)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    authority: str = Field(description="the alias or address of the account's key")
+    delegate: str = Field(description="a contract that is allowed; the zero address takes a delegation back")
+
+
 class SubmitTransaction(Schema):
     """One intent. wei amounts are decimal strings (whole JSON numbers are taken, too)."""
 
@@ -78,6 +98,15 @@ class SubmitTransaction(Schema):
     gas_limit: int | None = Field(None, strict=True)
     speed: Literal["economy", "standard", "fast"] = "standard"
     valid_until: AwareDatetime | None = Field(None, description="not begun after this instant")
+    access_list: list[AccessListItem] | None = None
+    envelope: Literal["legacy", "access_list", "dynamic_fee"] | None = Field(
+        None, description="the kind of transaction, where the chain's own does not do"
+    )
+    blobs: list[str] = Field([], max_length=MAX_BLOBS, description="0x text of 131072 bytes each (EIP-4844)")
+    authorizations: list[AuthorizationRequest] = Field(
+        [], max_length=MAX_AUTHORIZATIONS, description="accounts to be handed over; needs gas_limit"
+    )
+    priority: int = Field(0, ge=0, le=9, strict=True, description="higher ones get their nonces first")
 
 
 class TransactionFilters(Page):
@@ -99,6 +128,7 @@ def present_attempt(attempt: Attempt) -> dict[str, Any]:
         "nonce": attempt.nonce,
         "max_fee_per_gas_wei": decimal_text(attempt.max_fee_per_gas_wei),
         "max_priority_fee_per_gas_wei": decimal_text(attempt.max_priority_fee_per_gas_wei),
+        "max_fee_per_blob_gas_wei": decimal_text(attempt.max_fee_per_blob_gas_wei),
         "gas_limit": attempt.gas_limit,
         "send_count": attempt.send_count,
         "first_sent_at": instant(attempt.first_sent_at),
@@ -121,6 +151,15 @@ def present_receipt(transaction: Transaction, winner: Attempt) -> dict[str, Any]
     return {**receipt, "status": int(winner.receipt.get("status", "0x1"), 16)}
 
 
+def present_authorization(authorization: Authorization) -> dict[str, Any]:
+    """Return an account's authorisation as the API shows it; its nonce once it is signed."""
+    return {
+        "authority": authorization.lane.address,
+        "delegate": authorization.delegate,
+        "nonce": authorization.nonce,
+    }
+
+
 def present(transaction: Transaction) -> dict[str, Any]:
     """Return a transaction as the API shows it."""
     attempts = sorted(transaction.attempts.all(), key=lambda attempt: attempt.seq)
@@ -137,6 +176,11 @@ def present(transaction: Transaction) -> dict[str, Any]:
         "data": transaction.data,
         "nonce": transaction.nonce,
         "hash": shown.hash if shown else None,
+        "envelope": transaction.envelope.lower(),
+        "access_list": transaction.access_list,
+        "blob_count": transaction.blob_count,
+        "authorizations": [present_authorization(one) for one in transaction.authorizations.all()],
+        "priority": transaction.priority,
         "speed": transaction.speed,
         "valid_until": instant(transaction.valid_until),
         "label": transaction.label,
@@ -151,7 +195,9 @@ def present(transaction: Transaction) -> dict[str, Any]:
 
 def transactions() -> "QuerySet[Transaction]":
     """Return all transactions with what showing them needs."""
-    return Transaction.objects.select_related("lane").prefetch_related("attempts")
+    # Without the signed bytes, which are large where they carry blobs.
+    attempts = Prefetch("attempts", Attempt.objects.defer("raw"))
+    return Transaction.objects.select_related("lane").prefetch_related(attempts, "authorizations__lane")
 
 
 def request_of(payload: SubmitTransaction) -> TransactionRequest:
@@ -186,6 +232,11 @@ def submit(request: HttpRequest, payload: SubmitTransaction) -> HttpResponse:
             raise invalid({"chain_id": [str(error)]}, error.code) from None
         except KeyNotFoundError as error:
             raise invalid({"from": [str(error)]}, error.code) from None
+        except (UnknownAuthorityError, AuthorityTwiceError) as error:
+            raise invalid({"authorizations": [str(error)]}, error.code) from None
+        except EnvelopeUnsupportedError as error:
+            given = [name for name in ("envelope", "blobs", "authorizations") if getattr(wanted, name)]
+            raise invalid({given[0]: [str(error)]}, error.code) from None
         return present(transactions().get(pk=transaction.pk))
 
     return once(request, payload.model_dump(mode="json", by_alias=True, exclude_unset=True), start)

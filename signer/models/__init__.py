@@ -6,6 +6,18 @@ bytes and hash never change and no attempt is ever deleted (triggers, see migrat
 
 from signer.models.chains import Block, Chain, Endpoint
 from signer.models.incidents import Act, Incident
+from signer.models.payloads import Authorization, Blob
 from signer.models.transactions import Attempt, Lane, Transaction
 
-__all__ = ["Act", "Attempt", "Block", "Chain", "Endpoint", "Incident", "Lane", "Transaction"]
+__all__ = [
+    "Act",
+    "Attempt",
+    "Authorization",
+    "Blob",
+    "Block",
+    "Chain",
+    "Endpoint",
+    "Incident",
+    "Lane",
+    "Transaction",
+]

@@ -5,6 +5,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from signer.fees import GAS_PER_BLOB
 from signer.fields import WeiField
 from signer.models.chains import Chain
 from signer.states import (
@@ -66,7 +67,7 @@ class Transaction(models.Model):
     gas_limit = models.BigIntegerField(null=True, blank=True)
     envelope = models.CharField(max_length=12, choices=Envelope, default=Envelope.DYNAMIC_FEE)
     access_list = models.JSONField(null=True, blank=True)
-    authorizations = models.JSONField(null=True, blank=True)
+    blob_count = models.PositiveSmallIntegerField(default=0)
     simulate = models.BooleanField(default=True)  # before it is given a nonce
     error_abi = models.JSONField(null=True, blank=True)  # the custom errors by which a revert is understood
     speed = models.CharField(max_length=10, default="standard")
@@ -183,6 +184,9 @@ class Attempt(models.Model):
     max_fee_per_gas_wei = WeiField()
     max_priority_fee_per_gas_wei = WeiField()
     max_fee_per_blob_gas_wei = WeiField(default=0)  # of a blob transaction alone
+    blob_count = models.PositiveSmallIntegerField(
+        default=0
+    )  # a no-op in a blob transaction's place carries one, too
     gas_limit = models.BigIntegerField()
     value = WeiField()
     raw = models.BinaryField()
@@ -221,5 +225,6 @@ class Attempt(models.Model):
 
     @property
     def max_cost_wei(self) -> int:
-        """The most this attempt can take from the balance, but for blobs and the fee of a chain below."""
-        return int(self.gas_limit) * int(self.max_fee_per_gas_wei) + int(self.value)
+        """The most this attempt can take from the balance, but for the fee of a chain below."""
+        blob_cost = self.blob_count * GAS_PER_BLOB * int(self.max_fee_per_blob_gas_wei)
+        return int(self.gas_limit) * int(self.max_fee_per_gas_wei) + blob_cost + int(self.value)

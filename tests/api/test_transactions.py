@@ -7,12 +7,17 @@ import pytest
 from django.db import connection
 
 from keyguard import create_key
-from signer.models import Attempt, Chain, Lane, Transaction
+from signer.models import Attempt, Blob, Chain, Lane, Transaction
 from tests.api.callers import Caller
 from tests.threads import at_once
 
 CHAIN = 31337
 TO = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
+BLOB = "0x" + "00" * 131_072
+AUTHORIZED: dict[str, Any] = {
+    "authorizations": [{"authority": "treasury", "delegate": TO}],
+    "gas_limit": 100_000,
+}
 FIELDS = {
     "id",
     "state",
@@ -100,6 +105,47 @@ def test_filters_narrow_the_list(operator: Caller, treasury: str) -> None:
     assert listed(chain_id=1) == []
 
 
+def test_what_a_transaction_carries_is_shown_and_its_blobs_are_counted(
+    operator: Caller, treasury: str
+) -> None:
+    access_list = [{"address": TO, "storageKeys": ["0x" + "00" * 32]}]
+    plain = operator.post("/transactions", body()).json()
+    assert (plain["envelope"], plain["access_list"], plain["blob_count"], plain["priority"]) == (
+        "dynamic_fee", None, 0, 0,
+    )  # fmt: skip
+    listed = operator.post("/transactions", body(access_list=access_list, envelope="access_list", priority=3))
+    assert (listed.json()["envelope"], listed.json()["access_list"]) == ("access_list", access_list)
+    assert listed.json()["priority"] == 3
+    handed = operator.post("/transactions", body(**AUTHORIZED)).json()
+    assert handed["envelope"] == "set_code"
+    assert handed["authorizations"] == [{"authority": treasury, "delegate": TO, "nonce": None}]
+    # The most there may be: one and a half megabytes.
+    carrying = operator.post("/transactions", body(blobs=[BLOB] * 6))
+    assert (carrying.status_code, carrying.json()["envelope"]) == (202, "blob")
+    assert carrying.json()["blob_count"] == 6
+    assert [blob.position for blob in Blob.objects.order_by("position")] == [0, 1, 2, 3, 4, 5]
+    assert len(operator.get("/transactions").content) < 20_000
+
+
+def test_body_of_a_transaction_has_an_end(operator: Caller, treasury: str) -> None:
+    response = operator.post("/transactions", body(blobs=[BLOB] * 8))
+    assert (response.status_code, response.json()["code"]) == (413, "API_BODY_TOO_LARGE")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [({"envelope": "dynamic_fee"}, "envelope"), ({"blobs": [BLOB]}, "blobs"), (AUTHORIZED, "authorizations")],
+)
+def test_kind_that_the_chain_does_not_take_is_refused(
+    operator: Caller, treasury: str, changes: dict[str, Any], field: str
+) -> None:
+    Chain.objects.update(fee_market="LEGACY")
+    response = operator.post("/transactions", body(**changes))
+    assert (response.status_code, response.json()["code"]) == (422, "ENVELOPE_UNSUPPORTED")
+    assert list(response.json()["errors"]) == [field]
+    assert not Transaction.objects.exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -135,6 +181,22 @@ def test_filters_narrow_the_list(operator: Caller, treasury: str) -> None:
         ({"gas_limit": "21000"}, "gas_limit"),
         ({"speed": "ludicrous"}, "speed"),
         ({"valid_until": "2026-01-01T00:00:00"}, "valid_until"),
+        ({"access_list": {}}, "access_list"),
+        ({"access_list": [{"address": TO}]}, "access_list.0.storageKeys"),
+        ({"access_list": [{"address": TO, "storageKeys": ["0x1"]}]}, "access_list.0.storageKeys.0"),
+        ({"access_list": [{"address": TO, "storageKeys": [], "more": 1}]}, "access_list.0.more"),
+        ({"envelope": "blob"}, "envelope"),
+        ({"envelope": "legacy", "access_list": [{"address": TO, "storageKeys": []}]}, "envelope"),
+        ({"blobs": ["0x00"]}, "blobs.0"),
+        ({"blobs": ["0x" + "ff" * 131_072]}, "blobs.0"),
+        ({"blobs": [BLOB] * 7}, "blobs"),
+        ({"blobs": [BLOB], "to": None, "data": "0x00"}, "blobs"),
+        ({"authorizations": [{"authority": "treasury", "delegate": TO}]}, "authorizations"),
+        (AUTHORIZED | {"authorizations": [{"authority": "nobody", "delegate": TO}]}, "authorizations"),
+        (AUTHORIZED | {"authorizations": AUTHORIZED["authorizations"] * 2}, "authorizations"),
+        (AUTHORIZED | {"blobs": [BLOB]}, "authorizations"),
+        ({"priority": "1"}, "priority"),
+        ({"priority": 10}, "priority"),
         ({"nonce": 7}, "nonce"),
         ({"sender": "treasury"}, "sender"),
     ],

@@ -98,8 +98,18 @@ def test_every_model_of_ours_has_a_page(db: None) -> None:
         for label in ("workflows", "signer", "keyguard", "dalp", "assets")
         for model in apps.get_app_config(label).get_models()
     }
-    inline = {"Step", "Wait", "Event", "Signal", "Vote", "BulkItem", "KeyMaterial", "Endpoint"}
-    not_for_people = {"Payload", "Turn", "ArchivedLeaves"}
+    inline = {
+        "Step",
+        "Wait",
+        "Event",
+        "Signal",
+        "Vote",
+        "BulkItem",
+        "KeyMaterial",
+        "Endpoint",
+        "Authorization",
+    }
+    not_for_people = {"Payload", "Turn", "ArchivedLeaves", "Blob"}
     missing = {model.__name__ for model in ours if model not in admin.site._registry}
     missing -= inline | not_for_people
     assert missing == set()

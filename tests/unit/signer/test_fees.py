@@ -10,10 +10,13 @@ from signer.fees import (
     ceiling,
     highest,
     legacy_quote,
+    next_blob_base_fee,
     quote,
     raised,
     replacement_fees,
+    single_price,
     within,
+    without_blobs,
 )
 
 wei = st.integers(min_value=0, max_value=2**128)
@@ -117,6 +120,94 @@ def test_first_offer_at_the_default_tip_can_be_replaced_on_a_quiet_chain(base: i
 
 def test_ceiling_is_five_times_the_market_and_never_above_the_cap() -> None:
     gwei = 10**9
-    assert ceiling(Fees(100 * gwei, 10), 1000 * gwei, 500) == Fees(500 * gwei, 500 * gwei)
-    assert ceiling(Fees(100 * gwei, 10), 300 * gwei, 500) == Fees(300 * gwei, 300 * gwei)
-    assert within(Fees(100, 50), 30) == Fees(30, 30)
+    market = Fees(100 * gwei, 10, 20 * gwei)
+    assert ceiling(market, 1000 * gwei, 500) == Fees(500 * gwei, 500 * gwei, 100 * gwei)
+    assert ceiling(market, 90 * gwei, 500) == Fees(90 * gwei, 90 * gwei, 90 * gwei)
+    assert within(Fees(100, 50, 70), 30) == Fees(30, 30, 30)
+
+
+# --- Blobs ------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def blob_fees(draw: st.DrawFn) -> Fees:
+    plain = draw(fees())
+    return Fees(plain.max_fee_per_gas_wei, plain.max_priority_fee_per_gas_wei, draw(wei) + 1)
+
+
+def blob_pool_accepts(old: Fees, new: Fees) -> bool:
+    """go-ethereum core/txpool/blobpool/blobpool.go, validateTx: at least 100 % more on each of the three."""
+    return (
+        new.max_fee_per_gas_wei >= 2 * old.max_fee_per_gas_wei
+        and new.max_priority_fee_per_gas_wei >= 2 * old.max_priority_fee_per_gas_wei
+        and new.max_fee_per_blob_gas_wei >= 2 * old.max_fee_per_blob_gas_wei
+        and geth_accepts(old, new)
+    )
+
+
+@pytest.mark.case("S59", "S54")
+@given(blob_fees(), blob_fees())
+@example(Fees(1, 1, 1), Fees(0, 0, 0))
+@example(Fees(0, 0, 1), Fees(0, 0, 0))
+@example(Fees(2**64, 7, 1), Fees(1, 1, 2**64))
+def test_replacement_of_a_blob_transaction_doubles_all_three(best: Fees, market: Fees) -> None:
+    new = replacement_fees(best, market, Fees(2**200, 2**200, 2**200))
+    assert new is not None
+    assert blob_pool_accepts(best, new)
+    assert new.max_priority_fee_per_gas_wei <= new.max_fee_per_gas_wei
+    assert new.covers(Fees(market.max_fee_per_gas_wei, 0, market.max_fee_per_blob_gas_wei))
+
+
+@pytest.mark.case("S59")
+@given(blob_fees(), blob_fees(), blob_fees())
+def test_replacement_of_a_blob_transaction_stays_under_the_ceiling_or_is_none(
+    best: Fees, market: Fees, limit: Fees
+) -> None:
+    new = replacement_fees(best, market, limit)
+    assert new is None or (limit.covers(new) and blob_pool_accepts(best, new))
+
+
+@pytest.mark.case("S59")
+@given(st.lists(blob_fees(), min_size=1, max_size=6))
+def test_long_chain_of_blob_replacements_outbids_every_one_before(markets: list[Fees]) -> None:
+    offers = [Fees(1, 1, 1)]
+    for market in markets:
+        new = replacement_fees(highest(offers), market, Fees(2**200, 2**200, 2**200))
+        assert new is not None
+        assert all(blob_pool_accepts(offer, new) for offer in offers)
+        offers.append(new)
+
+
+@given(fees(), blob_fees())
+def test_what_carries_no_blobs_never_offers_for_them(best: Fees, market: Fees) -> None:
+    new = replacement_fees(best, market, Fees(2**200, 2**200, 2**200))
+    assert new is not None
+    assert new.max_fee_per_blob_gas_wei == 0
+
+
+def test_quote_offers_twice_the_next_blocks_price_of_blob_gas() -> None:
+    history = {"baseFeePerGas": ["0x64"], "reward": [], "baseFeePerBlobGas": ["0x1", "0x7"]}
+    assert quote(history, "standard").max_fee_per_blob_gas_wei == 14
+    assert next_blob_base_fee(history) == 7
+    for none in ({}, {"baseFeePerBlobGas": None}, {"baseFeePerBlobGas": []}):
+        assert next_blob_base_fee(none) == 0
+
+
+def test_quiet_blob_market_leaves_room_for_a_replacement() -> None:
+    first = quote({"baseFeePerGas": ["0x7"], "reward": [], "baseFeePerBlobGas": ["0x1"]}, "standard")
+    assert replacement_fees(first, first, ceiling(first, 500 * 10**9)) is not None
+
+
+# --- One gas price ----------------------------------------------------------------------------------------
+
+
+@given(fees(), wei)
+def test_single_price_is_not_above_the_cap_and_has_room_for_two_full_blocks(market: Fees, base: int) -> None:
+    offer = single_price(market, base)
+    assert offer.max_fee_per_gas_wei == offer.max_priority_fee_per_gas_wei <= market.max_fee_per_gas_wei
+    room = base * 9 * 9 // 64 + market.max_priority_fee_per_gas_wei
+    assert offer.max_fee_per_gas_wei >= min(room, market.max_fee_per_gas_wei)
+
+
+def test_blob_fee_is_left_out_of_an_offer_without_blobs() -> None:
+    assert without_blobs(Fees(3, 2, 1)) == Fees(3, 2)

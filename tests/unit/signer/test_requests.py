@@ -7,6 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from signer import TransactionRequest
+from signer.errors import EnvelopeUnsupportedError
+from signer.requests import BLS_MODULUS
+from signer.states import FeeMarket
 
 TO = "0xd8dA6BF26964aF9D7eEd9e03E53415D37aA96045"
 
@@ -65,3 +68,96 @@ def test_same_request_written_differently_has_the_same_fingerprint() -> None:
     assert request(to=TO.lower(), data="0xAB").fingerprint() == request(data="0xab").fingerprint()
     assert request(value=1).fingerprint() != request(value=2).fingerprint()
     assert request(speed="fast").fingerprint() != request().fingerprint()
+
+
+# --- Kinds of transactions --------------------------------------------------------------------------------
+
+EMPTY_BLOB = "0x" + "00" * 131_072
+SLOT = "0x" + "00" * 31 + "01"
+AUTHORIZED = {"authorizations": [{"authority": "wallet", "delegate": TO}], "gas_limit": 100_000}
+
+
+@pytest.mark.parametrize(
+    ("fields", "on_eip1559", "on_legacy"),
+    [
+        ({}, "DYNAMIC_FEE", "LEGACY"),
+        ({"access_list": [{"address": TO, "storageKeys": [SLOT]}]}, "DYNAMIC_FEE", "ACCESS_LIST"),
+        ({"envelope": "legacy"}, "LEGACY", "LEGACY"),
+        ({"envelope": "access_list"}, "ACCESS_LIST", "ACCESS_LIST"),
+        ({"envelope": "dynamic_fee"}, "DYNAMIC_FEE", None),
+        ({"blobs": [EMPTY_BLOB]}, "BLOB", None),
+        (AUTHORIZED, "SET_CODE", None),
+    ],
+)
+@pytest.mark.case("S60")
+def test_kind_of_transaction_follows_from_the_request_and_the_chain(
+    fields: dict[str, Any], on_eip1559: str, on_legacy: str | None
+) -> None:
+    made = request(**fields)
+    assert made.kind_on(FeeMarket.EIP1559) == on_eip1559
+    if on_legacy is None:
+        with pytest.raises(EnvelopeUnsupportedError):
+            made.kind_on(FeeMarket.LEGACY)
+    else:
+        assert made.kind_on(FeeMarket.LEGACY) == on_legacy
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("access_list", {"access_list": [{"address": TO[:-1], "storageKeys": []}]}),
+        ("access_list", {"access_list": [{"address": TO, "storageKeys": ["0x1"]}]}),
+        ("access_list", {"access_list": [{"address": TO}]}),
+        ("access_list", {"access_list": [{"address": TO, "storageKeys": [SLOT] * 4000}]}),
+        ("envelope", {"envelope": "blob"}),
+        ("envelope", {"envelope": "legacy", "access_list": [{"address": TO, "storageKeys": []}]}),
+        ("blobs", {"blobs": [EMPTY_BLOB[:-2]]}),
+        ("blobs", {"blobs": [EMPTY_BLOB + "00"]}),
+        ("blobs", {"blobs": ["0x" + "ff" * 131_072]}),
+        ("blobs", {"blobs": [f"0x{BLS_MODULUS:064x}" + EMPTY_BLOB[66:]]}),
+        ("blobs", {"blobs": [EMPTY_BLOB] * 7}),
+        ("blobs", {"blobs": [EMPTY_BLOB], "to": None, "data": "0x00"}),
+        ("blobs", {"blobs": [EMPTY_BLOB], "envelope": "dynamic_fee"}),
+        ("authorizations", {**AUTHORIZED, "blobs": [EMPTY_BLOB]}),
+        ("authorizations", {**AUTHORIZED, "gas_limit": None}),
+        ("authorizations", {**AUTHORIZED, "to": None, "data": "0x00"}),
+        ("authorizations", {**AUTHORIZED, "envelope": "legacy"}),
+        ("authorizations", {**AUTHORIZED, "authorizations": [{"authority": "wallet", "delegate": "0x"}]}),
+        ("authorizations", {**AUTHORIZED, "authorizations": [{"authority": "", "delegate": TO}]}),
+        ("authorizations", {**AUTHORIZED, "authorizations": AUTHORIZED["authorizations"] * 65}),
+        ("priority", {"priority": -1}),
+        ("priority", {"priority": 10}),
+        ("priority", {"priority": 1.5}),
+    ],
+)
+def test_what_no_transaction_can_carry_is_refused_with_the_field_named(
+    field: str, fields: dict[str, Any]
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        request(**fields)
+    assert {str(error["loc"][0]) for error in refused.value.errors()} == {field}
+
+
+def test_largest_field_element_is_one() -> None:
+    assert request(blobs=[f"0x{BLS_MODULUS - 1:064x}" + EMPTY_BLOB[66:]]).blobs
+
+
+def test_requests_that_differ_in_what_they_carry_are_told_apart() -> None:
+    other = EMPTY_BLOB[:-2] + "01"
+    variants = [
+        {},
+        {"blobs": [EMPTY_BLOB]},
+        {"blobs": [other]},
+        {"blobs": [EMPTY_BLOB, other]},
+        AUTHORIZED,
+        {"gas_limit": 100_000},
+        {"access_list": []},
+        {"access_list": [{"address": TO, "storageKeys": []}]},
+        {"envelope": "legacy"},
+        {"priority": 1},
+    ]
+    assert len({request(**fields).fingerprint() for fields in variants}) == len(variants)
+
+
+def test_blobs_stay_out_of_the_requests_repr() -> None:
+    assert len(repr(request(blobs=[EMPTY_BLOB]))) < 1000
