@@ -124,7 +124,6 @@ class TransactionRequest(Command):
     gas_limit: estimated when None; give one when the transaction depends on others that are not mined yet.
     simulate: whether it is tried before it gets a nonce, and fails without one if it would revert; None: unless a gas
     limit is given. error_abi: the ABI entries of custom errors by which a revert is understood.
-    priority: higher ones of a sender get their nonces first, equal ones in the order of submission.
     valid_until: after this instant it is not begun; if it was sent already, a no-op takes its nonce.
     access_list: what it will touch. envelope: the kind of transaction, where the chain's own does not do.
     blobs: at most six of 131072 bytes each, as 0x text (EIP-4844). authorizations: accounts to be handed to contracts

@@ -5,11 +5,17 @@ from typing import Any
 from django.db import migrations
 
 ATTEMPT, TRANSACTION, ACT = "signer_attempt", "signer_transaction", "signer_act"
+BLOB, AUTHORIZATION = "signer_blob", "signer_authorization"
+# What was asked for never changes; an authorisation's nonce is given later, and blobs may be deleted when they are old.
+CARRIED = {
+    BLOB: ("id", "transaction_id", "position", "data"),
+    AUTHORIZATION: ("id", "transaction_id", "position", "lane_id", "delegate"),
+}
 # What a node may have seen never changes; what it answered may be added.
 SIGNED = ("id", "transaction_id", "seq", "purpose", "nonce", "raw", "hash", "gas_limit", "epoch")
 # What was asked for never changes.
 REQUEST = (
-    "id", "lane_id", "chain_id", "to", "value", "data", "envelope", "access_list", "authorizations",
+    "id", "lane_id", "chain_id", "to", "value", "data", "envelope", "access_list", "blob_count",
     "scope", "idempotency_key", "request_hash",
 )  # fmt: skip
 MESSAGE = "signer history is append-only"
@@ -46,9 +52,18 @@ CREATE TRIGGER signer_transaction_nonce BEFORE UPDATE ON {TRANSACTION}
     EXECUTE FUNCTION signer_nonce_stays();
 CREATE TRIGGER signer_act_stays BEFORE UPDATE OR DELETE ON {ACT}
     FOR EACH ROW EXECUTE FUNCTION signer_append_only();
-"""
+CREATE TRIGGER signer_authorization_no_delete BEFORE DELETE ON {AUTHORIZATION}
+    FOR EACH ROW EXECUTE FUNCTION signer_append_only();
+""" + "".join(
+    f"CREATE TRIGGER {table}_carries BEFORE UPDATE ON {table} FOR EACH ROW"
+    f" WHEN ({_differs(columns, 'IS DISTINCT FROM')}) EXECUTE FUNCTION signer_append_only();\n"
+    for table, columns in CARRIED.items()
+)
 
 POSTGRESQL_BACK = f"""
+DROP TRIGGER signer_blob_carries ON {BLOB};
+DROP TRIGGER signer_authorization_carries ON {AUTHORIZATION};
+DROP TRIGGER signer_authorization_no_delete ON {AUTHORIZATION};
 DROP TRIGGER signer_act_stays ON {ACT};
 DROP TRIGGER signer_transaction_nonce ON {TRANSACTION};
 DROP TRIGGER signer_transaction_request ON {TRANSACTION};
@@ -80,6 +95,8 @@ SQLITE = [
     ),
     _sqlite("signer_act_no_delete", "DELETE", ACT),
     _sqlite("signer_act_no_update", "UPDATE", ACT),
+    _sqlite("signer_authorization_no_delete", "DELETE", AUTHORIZATION),
+    *(_sqlite(f"{table}_carries", "UPDATE", table, _differs(columns, "IS NOT")) for table, columns in CARRIED.items()),
 ]
 
 SQLITE_BACK = [f"DROP TRIGGER {statement.split()[2]}" for statement in SQLITE]

@@ -195,7 +195,7 @@ def test_quote_offers_twice_the_next_blocks_price_of_blob_gas() -> None:
 
 def test_quiet_blob_market_leaves_room_for_a_replacement() -> None:
     first = quote({"baseFeePerGas": ["0x7"], "reward": [], "baseFeePerBlobGas": ["0x1"]}, "standard")
-    assert replacement_fees(first, first, ceiling(first, 500 * 10**9)) is not None
+    assert replacement_fees(first, first, ceiling(first, 500 * 10**9, 500)) is not None
 
 
 # --- One gas price ----------------------------------------------------------------------------------------
