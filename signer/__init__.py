@@ -18,7 +18,7 @@ from signer.requests import Address, HexData, Log, Receipt, TransactionRequest, 
 from signer.states import AttemptState, LaneState, SubState, TransactionState
 
 if TYPE_CHECKING:
-    from signer.chains import check_chain, find_chain, register_chain
+    from signer.chains import find_chain, register_chain
     from signer.models import Attempt, Block, Chain, Endpoint, Lane, Transaction
     from signer.reader import Reader, chain_reader
     from signer.settling import receipt_of
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # These need Django's models, which are not loaded yet when this package is first imported.
 _LAZY = {
     **dict.fromkeys(("Attempt", "Block", "Chain", "Endpoint", "Lane", "Transaction"), "signer.models"),
-    **dict.fromkeys(("check_chain", "find_chain", "register_chain"), "signer.chains"),
+    **dict.fromkeys(("find_chain", "register_chain"), "signer.chains"),
     **dict.fromkeys(("Reader", "chain_reader"), "signer.reader"),
     "receipt_of": "signer.settling",
     "submit_transaction": "signer.submission",
@@ -62,7 +62,6 @@ __all__ = [
     "UnknownChainError",
     "Wei",
     "chain_reader",
-    "check_chain",
     "decode_revert",
     "encode_constructor",
     "find_chain",

@@ -15,10 +15,11 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Coalesce, Now
 
 from signer.errors import RpcError
+from signer.incidents import open_incident
 from signer.models import Attempt, Lane, Transaction
 from signer.rpc import Rpc
 from signer.rpc_errors import ErrorClass, classify
-from signer.states import AttemptState, Purpose, SubState, TransactionState
+from signer.states import AttemptState, IncidentKind, Purpose, SubState, TransactionState
 from workflows import Claim, guard
 
 log = structlog.get_logger()
@@ -47,6 +48,7 @@ class Outcome:
     attempt: Attempt
     refusal: ErrorClass | None
     message: str = ""
+    reported: str = ""  # another hash than the one computed from the bytes
 
 
 def send(rpc: Rpc, attempts: Sequence[Attempt]) -> list[Outcome]:
@@ -62,10 +64,9 @@ def _outcome(attempt: Attempt, answer: Any) -> Outcome:
         if refusal is ErrorClass.KNOWN:
             return Outcome(attempt, ACCEPTED)
         return Outcome(attempt, refusal, answer.message[:MESSAGE_LENGTH])
-    if not isinstance(answer, str) or answer.lower() != attempt.hash:
-        # The hash is computed from the bytes; a node that says otherwise is wrong, but it has them.
-        log.error("node_reports_another_hash", hash=attempt.hash, reported=str(answer)[:80])
-    return Outcome(attempt, ACCEPTED)
+    is_right = isinstance(answer, str) and answer.lower() == attempt.hash
+    # The hash is computed from the bytes; a node that says otherwise is wrong, but it has them.
+    return Outcome(attempt, ACCEPTED, reported="" if is_right else str(answer)[:80])
 
 
 def record(held: Claim[Lane], outcomes: Sequence[Outcome]) -> None:
@@ -80,8 +81,27 @@ def record(held: Claim[Lane], outcomes: Sequence[Outcome]) -> None:
                 _record_accepted(attempts)
             else:
                 _record_refused(attempts, refusal, message)
+        for outcome in outcomes:
+            if outcome.reported:
+                _tell_of_wrong_hash(held.row, outcome)
     for (refusal, message), attempts in groups.items():
         _log(held.row, refusal, message, attempts)
+
+
+def _tell_of_wrong_hash(lane: Lane, outcome: Outcome) -> None:
+    """Raise the alarm once for a chain: what else such a node says is doubtful too."""
+    text = (
+        f"A node of {lane.chain} took transaction {outcome.attempt.hash} and called it {outcome.reported}. "
+        "The computed hash is the one that counts, and its receipt is looked for. Find out which node it is."
+    )
+    open_incident(
+        IncidentKind.NODE_ANOMALY,
+        f"hashes of chain {lane.chain_id}",
+        text,
+        lane=lane,
+        computed=outcome.attempt.hash,
+        reported=outcome.reported,
+    )
 
 
 def _touch(attempts: Sequence[Attempt], **updates: Any) -> None:

@@ -120,13 +120,12 @@ def test_answer_that_drips_in_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def drip() -> None:
-            with suppress(OSError):
-                with server.accept()[0] as client:
-                    client.recv(65536)
-                    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-                    while True:
-                        client.sendall(b" ")
-                        time.sleep(0.05)
+            with suppress(OSError), server.accept()[0] as client:
+                client.recv(65536)
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+                while True:
+                    client.sendall(b" ")
+                    time.sleep(0.05)
 
         dripping = threading.Thread(target=drip, daemon=True)
         dripping.start()
