@@ -11,9 +11,10 @@ from keyguard import KeyguardError
 from keyguard.kek import open_kek
 from keyguard.models import Kek, Key
 from keyguard.states import KeyState
-from signer import SignerError, check_chain
-from signer.chains import connect
-from signer.models import Chain, Lane, Transaction
+from signer import SignerError
+from signer.chains import look_at
+from signer.models import Chain, Endpoint, Lane, Transaction
+from signer.sentences import why_unused
 from signer.states import IN_FLIGHT, WAITING, LaneState
 
 # A head this many blocks old is a node that has stopped following its chain.
@@ -23,26 +24,56 @@ STUCK_AFTER = timedelta(minutes=10)
 
 
 def check_chains() -> list[Finding]:
-    """Ask each chain's node who it is and how old its newest block is."""
+    """Ask each chain's nodes who they are and how old their newest blocks are."""
     chains = list(Chain.objects.order_by("chain_id"))
     if not chains:
         return [Finding("chains", True, "none registered", "")]
-    return [check_chain_head(chain) for chain in chains]
+    return [finding for chain in chains for finding in check_chain(chain)]
 
 
-def check_chain_head(chain: Chain) -> Finding:
-    """Look at one chain's head."""
+def check_chain(chain: Chain) -> list[Finding]:
+    """Look at each of a chain's endpoints; the chain itself is well when one of them can be used."""
+    endpoints = list(Endpoint.objects.filter(chain=chain))
+    found = [check_endpoint(chain, endpoint) for endpoint in endpoints]
+    well = [finding for finding in found if finding.ok]
     name = f"chain {chain.chain_id}"
+    if len(endpoints) == 1:
+        return [Finding(name, found[0].ok, f"{chain.name}: {found[0].detail}", found[0].remedy)]
+    remedy = f"`manage.py add_chain --chain-id {chain.chain_id}` corrects its URLs."
+    return [
+        Finding(name, bool(well), f"{chain.name}: {len(well)} of {len(found)} nodes are well", remedy),
+        *found,
+    ]
+
+
+def check_endpoint(chain: Chain, endpoint: Endpoint) -> Finding:
+    """Ask one node, past every pause, and say what our rows know of it."""
+    name = f"chain {chain.chain_id}, {endpoint.host} ({endpoint.position})"
     remedy = f"Check the node; `manage.py add_chain --chain-id {chain.chain_id}` corrects its URL."
+    began = time.monotonic()
     try:
-        check_chain(chain)
-        head = connect(chain).call("eth_getBlockByNumber", "latest", False)
+        head = look_at(endpoint.url, chain)
     except SignerError as error:
         return Finding(name, False, first_line(error), remedy)
+    milliseconds = (time.monotonic() - began) * 1000
     number, age = int(head["number"], 16), time.time() - int(head["timestamp"], 16)
     late = max(LATE_SECONDS_MIN, LATE_BLOCKS * chain.block_time_ms / 1000)
-    detail = f"{chain.name}: block {number}, {max(age, 0):.0f} s old"
-    return Finding(name, age < late, detail, remedy)
+    detail = (
+        f"block {number}, {max(age, 0):.0f} s old; answers in {milliseconds:.0f} ms; weight {endpoint.weight}"
+    )
+    unused = why_unused(endpoint, timezone.now())
+    return Finding(name, age < late and not unused, "; ".join(filter(None, (detail, unused))), remedy)
+
+
+def check_nodes() -> list[Finding]:
+    """Look whether any chain can be used, by our rows alone: for a probe that comes every few seconds."""
+    now = timezone.now()
+    endpoints = list(Endpoint.objects.select_related("chain"))
+    unused = {endpoint: why_unused(endpoint, now) for endpoint in endpoints}
+    if not endpoints or not all(unused.values()):
+        return [Finding("chains", True, "one can be used" if endpoints else "none registered")]
+    detail = "; ".join(f"{endpoint.chain}, {endpoint.host} {why}" for endpoint, why in unused.items())
+    return [Finding("chains", False, detail, "`manage.py doctor` asks the nodes themselves.")]
 
 
 def check_lanes() -> list[Finding]:

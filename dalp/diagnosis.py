@@ -163,7 +163,10 @@ def guarded(check: Callable[[], list[Finding]]) -> list[Finding]:
 
 def readiness() -> list[Finding]:
     """Return what a web or worker process needs in order to work."""
-    return [finding for check in (check_database, check_broker, check_beat) for finding in guarded(check)]
+    from dalp.chain_diagnosis import check_nodes
+
+    checks = (check_database, check_broker, check_beat, check_nodes)
+    return [finding for check in checks for finding in guarded(check)]
 
 
 def diagnose() -> list[Finding]:

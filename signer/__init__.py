@@ -20,7 +20,7 @@ from signer.requests import Address, HexData, Log, Receipt, TransactionRequest, 
 from signer.states import AttemptState, LaneState, SubState, TransactionState
 
 if TYPE_CHECKING:
-    from signer.chains import check_chain, find_chain, register_chain
+    from signer.chains import find_chain, register_chain
     from signer.control import (
         cancel_transaction,
         drain_lane,
@@ -42,7 +42,7 @@ _LAZY = {
     **dict.fromkeys(
         ("Act", "Attempt", "Block", "Chain", "Endpoint", "Incident", "Lane", "Transaction"), "signer.models"
     ),
-    **dict.fromkeys(("check_chain", "find_chain", "register_chain"), "signer.chains"),
+    **dict.fromkeys(("find_chain", "register_chain"), "signer.chains"),
     **dict.fromkeys(("Reader", "chain_reader"), "signer.reader"),
     **dict.fromkeys(
         (
@@ -96,7 +96,6 @@ __all__ = [
     "Wei",
     "cancel_transaction",
     "chain_reader",
-    "check_chain",
     "decode_revert",
     "drain_lane",
     "encode_constructor",

@@ -11,6 +11,7 @@ from django.contrib import admin
 from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.html import format_html
 from eth_utils.address import to_checksum_address
 from unfold.admin import ModelAdmin, TabularInline
@@ -21,7 +22,7 @@ from signer.cells import AttemptCells, Shown, alarm, short, to_lane
 from signer.forms import EndpointForm
 from signer.models import Attempt, Block, Chain, Endpoint, Lane, Transaction
 from signer.requests import TransactionRequest
-from signer.sentences import ago, ether, gwei, why
+from signer.sentences import ago, ether, gwei, why, why_unused
 from signer.states import FINAL, IN_FLIGHT, WAITING, LaneState, Purpose, TransactionState
 from workflows.cells import ReadOnly, code_block, error_text, link
 from workflows.models import Wait
@@ -52,10 +53,25 @@ class EndpointInline(TabularInline):  # type: ignore[misc]
 
     model = Endpoint
     form = EndpointForm
-    fields = ("host", "url", "position")
-    readonly_fields = ("host",)
+    fields = ("host", "url", "heads_url", "position", "weight", "shown_use", "shown_head", "shown_latency")
+    readonly_fields = ("host", "shown_use", "shown_head", "shown_latency")
     extra = 0
     hide_title = True
+
+    @display(description="Used")
+    def shown_use(self, endpoint: Endpoint) -> str:
+        unused = why_unused(endpoint, timezone.now())
+        return alarm(unused) if unused else "yes"
+
+    @display(description="Head")
+    def shown_head(self, endpoint: Endpoint) -> str:
+        if endpoint.head_number is None or endpoint.head_seen_at is None:
+            return "not seen yet"
+        return f"{endpoint.head_number}, since {ago(endpoint.head_seen_at)}"
+
+    @display(description="Latency")
+    def shown_latency(self, endpoint: Endpoint) -> str:
+        return "-" if endpoint.latency_ms is None else f"{endpoint.latency_ms} ms"
 
 
 @admin.register(Chain)

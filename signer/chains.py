@@ -14,7 +14,8 @@ from signer.ringing import after_commit
 from signer.routing import announce
 from signer.rpc import BATCH_SIZE, Node, Rpc, health, pauses, quantity
 from signer.rpc.breaker import Pause
-from signer.rpc.contacts import Contact, Identity
+from signer.rpc.contacts import PROOF, Contact, Identity
+from signer.rpc.door import LATEST
 from signer.rpc.gateway import Gateway
 from signer.rpc.methods import LIGHT
 from signer.states import FeeMarket, PauseKind
@@ -157,10 +158,10 @@ def identify(rpc: Rpc, chain_id: int) -> tuple[str, FeeMarket]:
     return genesis["hash"].lower(), fee_market
 
 
-def check_chain(chain: Chain) -> None:
-    """Raise when the chain's node does not answer, or serves another chain than the one registered."""
-    genesis_hash, _ = identify(connect(chain), chain.pk)
-    if genesis_hash != chain.genesis_hash:
-        raise ChainMismatchError(
-            f"the node of chain {chain.pk} has another genesis block than the one registered"
-        )
+def look_at(url: str, chain: Chain) -> Any:
+    """Return the newest header of the node at this URL. Raises RpcError when it does not serve the chain."""
+    found, genesis, latest = Node(url).batch_or_raise([*PROOF, LATEST])
+    Identity(chain.pk, chain.genesis_hash).check(Node(url).host, [found, genesis])
+    if not isinstance(latest, dict):
+        raise RpcError("the node does not give its latest block")
+    return latest

@@ -16,12 +16,13 @@ from django.db.models import QuerySet
 
 from signer import capacity
 from signer.errors import RpcError
+from signer.incidents import open_incident
 from signer.models import Attempt, Lane, Transaction
 from signer.ringing import ring_chain
 from signer.rpc import Rpc
 from signer.rpc_errors import ErrorClass, classify
 from signer.statements import update_each
-from signer.states import AttemptState, Purpose, SubState, TransactionState
+from signer.states import AttemptState, IncidentKind, Purpose, SubState, TransactionState
 from signer.work import Work
 from workflows import crashpoint, guard
 
@@ -51,6 +52,7 @@ class Outcome:
     attempt: Attempt
     refusal: ErrorClass | None
     message: str = ""
+    reported: str = ""  # another hash than the one computed from the bytes
 
 
 def send(rpc: Rpc, attempts: Sequence[Attempt]) -> list[Outcome]:
@@ -66,10 +68,9 @@ def _outcome(attempt: Attempt, answer: Any) -> Outcome:
         if refusal is ErrorClass.KNOWN:
             return Outcome(attempt, ACCEPTED)
         return Outcome(attempt, refusal, answer.message[:MESSAGE_LENGTH])
-    if not isinstance(answer, str) or answer.lower() != attempt.hash:
-        # The hash is computed from the bytes; a node that says otherwise is wrong, but it has them.
-        log.error("node_reports_another_hash", hash=attempt.hash, reported=str(answer)[:80])
-    return Outcome(attempt, ACCEPTED)
+    is_right = isinstance(answer, str) and answer.lower() == attempt.hash
+    # The hash is computed from the bytes; a node that says otherwise is wrong, but it has them.
+    return Outcome(attempt, ACCEPTED, reported="" if is_right else str(answer)[:80])
 
 
 def send_and_record(work: Work, attempts: Sequence[Attempt], sent_point: str) -> None:
@@ -97,6 +98,9 @@ def record(work: Work, outcomes: Sequence[Outcome]) -> None:
             else:
                 _record_refused(attempts, refusal, message, now)
         _look_again(work, outcomes)
+        for outcome in outcomes:
+            if outcome.reported:
+                _tell_of_wrong_hash(work.lane, outcome)
     work.lane.in_flight_cap = cap.get("in_flight_cap", work.lane.in_flight_cap)
     for (refusal, message), attempts in groups.items():
         _log(work.lane, refusal, message, attempts)
@@ -122,6 +126,22 @@ def _look_again(work: Work, outcomes: Sequence[Outcome]) -> None:
 
 def _was_out(attempt: Attempt) -> bool:
     return attempt.seq > 0 or attempt.send_count > 0
+
+
+def _tell_of_wrong_hash(lane: Lane, outcome: Outcome) -> None:
+    """Raise the alarm once for a chain: what else such a node says is doubtful too."""
+    text = (
+        f"A node of {lane.chain} took transaction {outcome.attempt.hash} and called it {outcome.reported}. "
+        "The computed hash is the one that counts, and its receipt is looked for. Find out which node it is."
+    )
+    open_incident(
+        IncidentKind.NODE_ANOMALY,
+        f"hashes of chain {lane.chain_id}",
+        text,
+        lane=lane,
+        computed=outcome.attempt.hash,
+        reported=outcome.reported,
+    )
 
 
 def _touch(attempts: Sequence[Attempt], at: datetime, is_taken: bool, **updates: Any) -> None:

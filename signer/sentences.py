@@ -1,13 +1,14 @@
 """Rows as sentences: why a transaction is where it is, how long something took, amounts that a person reads."""
 
+from datetime import datetime
 from typing import Any
 
 from django.utils import timezone
 from django.utils.timesince import timesince
 from eth_utils.currency import from_wei
 
-from signer.models import Transaction
-from signer.states import FINAL, WAITING, LaneState, SubState, TransactionState
+from signer.models import Endpoint, Transaction
+from signer.states import FINAL, WAITING, LaneState, PauseKind, SubState, TransactionState
 
 # What a reason for waiting leaves out, as far as our own rows know it.
 DETAILS = {
@@ -53,6 +54,18 @@ def _progress(row: Transaction) -> str:
         TransactionState.SIGNING: "a worker has it signed",
         TransactionState.PENDING_APPROVAL: "waits for a person's approval",
     }.get(TransactionState(row.state), "waits for a worker to take it")
+
+
+def why_unused(endpoint: Endpoint, now: datetime) -> str:
+    """Return why an endpoint is not asked at the moment, "" when it is."""
+    if endpoint.paused_until is not None:
+        until = (
+            "until it is asked again"
+            if endpoint.paused_until <= now
+            else f"until {endpoint.paused_until:%H:%M:%S} UTC"
+        )
+        return f"not used {until}: {PauseKind(endpoint.pause_kind).label} ({endpoint.pause_reason})"
+    return "not asked while a better one exists: its head lags behind" if endpoint.is_behind else ""
 
 
 def ether(wei: int) -> str:

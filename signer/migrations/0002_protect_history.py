@@ -96,7 +96,10 @@ SQLITE = [
     _sqlite("signer_act_no_delete", "DELETE", ACT),
     _sqlite("signer_act_no_update", "UPDATE", ACT),
     _sqlite("signer_authorization_no_delete", "DELETE", AUTHORIZATION),
-    *(_sqlite(f"{table}_carries", "UPDATE", table, _differs(columns, "IS NOT")) for table, columns in CARRIED.items()),
+    *(
+        _sqlite(f"{table}_carries", "UPDATE", table, _differs(columns, "IS NOT"))
+        for table, columns in CARRIED.items()
+    ),
 ]
 
 SQLITE_BACK = [f"DROP TRIGGER {statement.split()[2]}" for statement in SQLITE]

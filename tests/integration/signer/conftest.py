@@ -46,3 +46,18 @@ def liar(manual: "Stage") -> Iterator["LyingNode"]:
     Endpoint.objects.update(url=node.url)
     yield node
     node.stop()
+
+
+@pytest.fixture
+def pair(manual: "Stage") -> Iterator[tuple["LyingNode", "LyingNode"]]:
+    """The signer of `manual` has two endpoints, in this order, before the same node."""
+    from signer.models import Endpoint
+    from tests.integration.signer.lying_node import LyingNode
+
+    nodes = LyingNode(manual.anvil.url), LyingNode(manual.anvil.url)
+    Endpoint.objects.all().delete()
+    for position, node in enumerate(nodes):
+        Endpoint.objects.create(chain=manual.chain, url=node.url, position=position)
+    yield nodes
+    for node in nodes:
+        node.stop()

@@ -174,6 +174,9 @@ class LyingNode:
     def forward(self, calls: Any) -> Any:
         """Return what the node answers, to a call or to a list of them in their order."""
         body, parts = json.dumps(calls), urlsplit(self.node_url)
+        if getattr(self._local, "node_url", "") != self.node_url:
+            self.hang_up()
+            self._local.node_url = self.node_url
         for _ in range(2):  # a kept connection may have been closed by the node meanwhile
             connection = getattr(self._local, "connection", None)
             if connection is None:
