@@ -4,6 +4,8 @@
     ├── UnknownChainError         FAIL       no such chain is registered
     ├── ChainMismatchError        FAIL       the node behind the URL serves another chain
     ├── IdempotencyConflictError  FAIL       the key was used for another transaction
+    ├── UnknownHandlerError       FAIL       no code here handles such events
+    ├── MissedLogsError           PARK       the events of a contract do not add up
     └── RpcError                  RECONCILE  the node gave no answer; nothing may be concluded from it
         ├── RpcTransportError     RECONCILE  timeout, reset, 5xx, no JSON: it may have been carried out
         ├── RpcRejectedError      RETRY      the provider turned the request away (401, 403, 429) unread
@@ -60,6 +62,24 @@ class IdempotencyConflictError(SignerError):
     def __init__(self, message: str, first_id: str) -> None:
         super().__init__(message)
         self.first_id = first_id
+
+
+class UnknownHandlerError(SignerError):
+    """No event handler of this name is registered, or it can't be undone."""
+
+    code = "EVENT_HANDLER_UNKNOWN"
+    cause = "The name is misspelt, the module with the handler is not imported at start, or the handler has no undo."
+    remedy = "Import the handler from the workflows module of its app, and deploy that to every worker."
+    disposition = Disposition.FAIL
+
+
+class MissedLogsError(SignerError):
+    """The events of a contract do not add up: somebody would hold less than nothing."""
+
+    code = "EVENT_LOGS_MISSED"
+    cause = "The contract is registered from too late a block, or it changes balances without a Transfer event."
+    remedy = "Have it read again from the block of its creation; a token that keeps balances otherwise can't be indexed."
+    disposition = Disposition.PARK
 
 
 class RpcError(SignerError):

@@ -6,6 +6,7 @@ from celery import shared_task
 from django.db import InterfaceError, OperationalError
 
 from signer import lanes, sweeping, watching
+from signer.events import indexing
 
 # A database that is away for a moment: the message is worth more than a log line, though the sweep would replace it.
 RETRIED = {
@@ -27,6 +28,12 @@ def drain(lane_id: str) -> None:
 def watch(chain_id: int) -> None:
     """Read the receipts of a chain for one slice."""
     watching.watch(chain_id)
+
+
+@shared_task(name="signer.index", **RETRIED)
+def index(chain_id: int) -> None:
+    """Read the logs of a chain's contracts for one slice."""
+    indexing.index(chain_id)
 
 
 @shared_task(name="signer.sweep", ignore_result=True)

@@ -5,7 +5,22 @@ bytes and hash never change and no attempt is ever deleted (triggers, see migrat
 """
 
 from signer.models.chains import Block, Chain, Endpoint
+from signer.models.events import EventIndex, EventLog, Holding, IndexedBlock, WatchedContract
 from signer.models.incidents import Act, Incident
 from signer.models.transactions import Attempt, Lane, Transaction
 
-__all__ = ["Act", "Attempt", "Block", "Chain", "Endpoint", "Incident", "Lane", "Transaction"]
+__all__ = [
+    "Act",
+    "Attempt",
+    "Block",
+    "Chain",
+    "Endpoint",
+    "EventIndex",
+    "EventLog",
+    "Holding",
+    "Incident",
+    "IndexedBlock",
+    "Lane",
+    "Transaction",
+    "WatchedContract",
+]

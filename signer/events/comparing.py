@@ -1,0 +1,135 @@
+"""The index held against a fresh read of the chain: the same logs, and everybody holds what the token says.
+
+For tests, for `doctor`, and for whoever doubts. Reads only. What it compares is the state as of the block up to which
+the contract was read, so it is the same whatever happens meanwhile.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from signer.abi import Contract
+from signer.chains import connect
+from signer.errors import RpcError
+from signer.events.holders import HOLDERS
+from signer.events.reading import hashes_of, read_range
+from signer.events.turn import wanted_by
+from signer.models import EventLog, Holding, WatchedContract
+from signer.reader import Reader
+
+ERC20 = Contract(
+    [
+        {
+            "type": "function",
+            "name": "totalSupply",
+            "inputs": [],
+            "outputs": [{"name": "", "type": "uint256"}],
+        },
+        {
+            "type": "function",
+            "name": "balanceOf",
+            "inputs": [{"name": "holder", "type": "address"}],
+            "outputs": [{"name": "", "type": "uint256"}],
+        },
+    ]
+)
+RANGE_BLOCKS = 1_000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that the index has otherwise than the chain."""
+
+    contract: str
+    what: str
+    indexed: str
+    on_chain: str
+
+    def __str__(self) -> str:
+        return f"{self.contract}: {self.what}: the index has {self.indexed}, the chain {self.on_chain}"
+
+
+def compare_index(chain_id: int) -> list[Difference]:
+    """Return every difference between a chain's index and the chain: logs of all contracts, holders of all tokens.
+
+    A contract that isn't fully read yet is compared as of where it is. Raises RpcError where the chain changes meanwhile,
+    or has changed since it was read: have it read on, and look again.
+    """
+    contracts = (
+        WatchedContract.objects.filter(index=chain_id).select_related("index").order_by("created_at", "pk")
+    )
+    differences = []
+    for contract in contracts:
+        differences += compare_logs(contract)
+        if contract.handler == HOLDERS:
+            differences += compare_holders(chain_id, contract.address)
+    return differences
+
+
+def compare_logs(contract: WatchedContract) -> list[Difference]:
+    """Return the logs that the index has and the chain hasn't, and the other way round. Raises RpcError."""
+    number, known = _standing(contract)
+    rpc, found = connect(contract.index_id), set()
+    for first in range(contract.from_block, number + 1, RANGE_BLOCKS):
+        last = min(number, first + RANGE_BLOCKS - 1)
+        logs, _ = read_range(rpc, wanted_by([contract]), first, last, [known])
+        found |= {(log.block_number, log.log_index, log.block_hash, log.topics, log.data) for log in logs}
+    rows = EventLog.objects.filter(contract=contract, removed_at__isnull=True).values_list(
+        "block_number", "log_index", "block_hash", "topics", "data"
+    )
+    kept = {
+        (number, index, block_hash, tuple(topics), data) for number, index, block_hash, topics, data in rows
+    }
+    _require_unmoved(contract, number)
+    differences = []
+    for each in sorted(kept ^ found):
+        sides = ("a log", "none") if each in kept else ("none", "a log")
+        differences.append(Difference(str(contract), f"block {each[0]}, log {each[1]}", *sides))
+    return differences
+
+
+def compare_holders(chain_id: int, token: str, *, most: int | None = None) -> list[Difference]:
+    """Return where the holders of a token differ from what the token says, as of the block that it was read to.
+
+    most: look at so many holders only, those that changed last; the sum over all of them is compared with the token's
+    supply in any case, so a holder that the index doesn't know is noticed. Raises RpcError.
+    """
+    contract = WatchedContract.objects.select_related("index").get(
+        index=chain_id, address=token, handler=HOLDERS
+    )
+    number, (front, front_hash) = _standing(contract)
+    rows = Holding.objects.filter(chain=chain_id, token=token).order_by("-updated_block", "pk")
+    held = dict(rows.values_list("holder", "balance_wei"))
+    _require_unmoved(contract, number)
+    if number < contract.from_block:
+        return _differing(contract, [("holders", len(held), 0)])
+    holders, target = list(held)[:most], ERC20.at(token)
+    calls = [(target, "totalSupply", ()), *((target, "balanceOf", (holder,)) for holder in holders)]
+    supply, *balances = Reader(chain_id).read_many(calls, block=number)
+    if hashes_of(connect(chain_id), [front])[front] != front_hash:
+        raise RpcError("the chain has changed since it was indexed; have it read on, and look again")
+    pairs = [(holder, held[holder], balance) for holder, balance in zip(holders, balances, strict=True)]
+    return _differing(contract, [("total supply", sum(held.values()), supply), *pairs])
+
+
+def _differing(contract: WatchedContract, pairs: Sequence[tuple[str, int, int]]) -> list[Difference]:
+    return [
+        Difference(str(contract), what, str(indexed), str(on_chain))
+        for what, indexed, on_chain in pairs
+        if indexed != on_chain
+    ]
+
+
+def _standing(contract: WatchedContract) -> tuple[int, tuple[int, str]]:
+    """Return up to which block the contract is read, and the front, which the node must have. Raises RpcError."""
+    index = contract.index
+    if contract.rewinding or contract.number is None or index.front_number is None:
+        raise RpcError(f"{contract} is being read again; look later")
+    return contract.number, (index.front_number, index.front_hash)
+
+
+def _require_unmoved(contract: WatchedContract, number: int) -> None:
+    """Raise RpcError where the contract was read on while its rows were looked at."""
+    now = WatchedContract.objects.select_related("index").get(pk=contract.pk)
+    same_front = now.index.front_hash == contract.index.front_hash
+    if now.number != number or now.rewinding or not same_front:
+        raise RpcError(f"{contract} was read on meanwhile; look again")
