@@ -77,7 +77,9 @@ class MissedLogsError(SignerError):
     """The events of a contract do not add up: somebody would hold less than nothing."""
 
     code = "EVENT_LOGS_MISSED"
-    cause = "The contract is registered from too late a block, or it changes balances without a Transfer event."
+    cause = (
+        "The contract is registered from too late a block, or it changes balances without a Transfer event."
+    )
     remedy = "Have it read again from the block of its creation; a token that keeps balances otherwise can't be indexed."
     disposition = Disposition.PARK
 

@@ -11,7 +11,7 @@ from signer.abi import Contract
 from signer.chains import connect
 from signer.errors import RpcError
 from signer.events.holders import HOLDERS
-from signer.events.reading import hashes_of, read_range
+from signer.events.reading import hashes_of, read_what_fits
 from signer.events.turn import wanted_by
 from signer.models import EventLog, Holding, WatchedContract
 from signer.reader import Reader
@@ -32,7 +32,6 @@ ERC20 = Contract(
         },
     ]
 )
-RANGE_BLOCKS = 1_000
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,12 @@ def compare_index(chain_id: int) -> list[Difference]:
 def compare_logs(contract: WatchedContract) -> list[Difference]:
     """Return the logs that the index has and the chain hasn't, and the other way round. Raises RpcError."""
     number, known = _standing(contract)
-    rpc, found = connect(contract.index_id), set()
-    for first in range(contract.from_block, number + 1, RANGE_BLOCKS):
-        last = min(number, first + RANGE_BLOCKS - 1)
-        logs, _ = read_range(rpc, wanted_by([contract]), first, last, [known])
+    rpc, found, first = connect(contract.index_id), set(), contract.from_block
+    while first <= number:
+        blocks = contract.index.range_blocks
+        logs, end = read_what_fits(rpc, wanted_by([contract]), first, number, [known], blocks)
         found |= {(log.block_number, log.log_index, log.block_hash, log.topics, log.data) for log in logs}
+        first = end.number + 1
     rows = EventLog.objects.filter(contract=contract, removed_at__isnull=True).values_list(
         "block_number", "log_index", "block_hash", "topics", "data"
     )
@@ -102,9 +102,11 @@ def compare_holders(chain_id: int, token: str, *, most: int | None = None) -> li
     _require_unmoved(contract, number)
     if number < contract.from_block:
         return _differing(contract, [("holders", len(held), 0)])
-    holders, target = list(held)[:most], ERC20.at(token)
-    calls = [(target, "totalSupply", ()), *((target, "balanceOf", (holder,)) for holder in holders)]
-    supply, *balances = Reader(chain_id).read_many(calls, block=number)
+    holders = list(held)[:most]
+    calls = [ERC20.encode("totalSupply"), *(ERC20.encode("balanceOf", holder) for holder in holders)]
+    answers = Reader(chain_id).call_many([(token, call) for call in calls], block=number)
+    # Nothing is answered where no contract is, on this fork: nobody holds anything of it.
+    supply, *balances = [int.from_bytes(answer) for answer in answers]
     if hashes_of(connect(chain_id), [front])[front] != front_hash:
         raise RpcError("the chain has changed since it was indexed; have it read on, and look again")
     pairs = [(holder, held[holder], balance) for holder, balance in zip(holders, balances, strict=True)]

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
 
 from signer.blocks import Header
-from signer.errors import RpcError
+from signer.errors import RpcError, RpcNodeError
+from signer.events.ranges import smaller
 from signer.receipts import HASH, Quantity
 from signer.requests import Address
 from signer.rpc import Call, Rpc
@@ -107,6 +108,23 @@ def read_range(
         raise RpcError("the node gave logs of other blocks than those asked for")
     _require(rpc, {*known, (end.number, end.hash), *((log.block_number, log.block_hash) for log in logs)})
     return logs, end
+
+
+def read_what_fits(
+    rpc: Rpc, wanted: Wanted, first: int, last: int, known: Iterable[tuple[int, str]], blocks: int
+) -> tuple[list[FoundLog], Header]:
+    """Return the logs from block `first` on, and the header of the block up to which these are all, `last` or below.
+
+    blocks: how many to ask for at first. Asks for half as many as often as the node refuses, down to one.
+    """
+    while True:
+        end = min(last, first + blocks - 1)
+        try:
+            return read_range(rpc, wanted, first, end, known)
+        except RpcNodeError:
+            if end == first:
+                raise
+            blocks = smaller(end - first + 1)
 
 
 def _require(rpc: Rpc, blocks: set[tuple[int, str]]) -> None:

@@ -15,7 +15,7 @@ from signer.errors import RpcNodeError, RpcTransportError, SignerError
 from signer.events.handing_over import HandlerFailed, described, hand_over
 from signer.events.handlers import find_handler
 from signer.events.ranges import after_success, smaller
-from signer.events.reading import FoundLog, Wanted, read_blocks, read_range
+from signer.events.reading import FoundLog, Wanted, read_blocks, read_what_fits
 from signer.incidents import close_incident, open_incident
 from signer.models import EventIndex, WatchedContract
 from signer.rpc import Rpc
@@ -139,25 +139,20 @@ class Turn:
 
         Asks for less where the node refuses, down to one block. Raises RpcError.
         """
-        known = [self.front, (self.latest.number, self.latest.hash)]
-        while True:
-            last = min(most, first + self.index.range_blocks - 1)
-            asked = last - first + 1
-            try:
-                logs, end = read_range(
-                    self.rpc, wanted_by(contracts), first, last, [block for block in known if block[1]]
-                )
-            except RpcNodeError:
-                self.note(range_blocks=smaller(asked))
-                if asked == 1:
-                    raise
-            except RpcTransportError:  # it may have been too much to answer in time
-                self.note(range_blocks=smaller(asked))
-                raise
-            else:
-                blocks = after_success(self.index.range_blocks, asked, len(logs))
-                self.note(range_blocks=blocks)
-                return logs, (end.number, end.hash)
+        known = [block for block in (self.front, (self.latest.number, self.latest.hash)) if block[1]]
+        blocks = self.index.range_blocks
+        try:
+            logs, end = read_what_fits(self.rpc, wanted_by(contracts), first, most, known, blocks)
+        except (
+            RpcNodeError,
+            RpcTransportError,
+        ):  # the latter may mean that it was too much to answer in time
+            self.note(range_blocks=smaller(blocks))
+            raise
+        read = end.number - first + 1
+        is_refused = read < min(blocks, most - first + 1)
+        self.note(range_blocks=read if is_refused else after_success(blocks, read, len(logs)))
+        return logs, (end.number, end.hash)
 
     def logs_of_blocks(self, contracts: Sequence[WatchedContract], blocks: Sequence[Block]) -> list[FoundLog]:
         """Return the contracts' logs in these blocks. Raises RpcError."""
