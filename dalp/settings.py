@@ -159,7 +159,14 @@ CELERY_ACCEPT_CONTENT = ["json"]
 # No time limit for all tasks: a run's steps have their own, which may be longer than any of these would be.
 CELERY_TASK_ANNOTATIONS = {
     name: {"soft_time_limit": 60, "time_limit": 90}
-    for name in ("workflows.sweep", "signer.drain", "signer.watch", "signer.index", "signer.sweep", "dalp.diagnose")
+    for name in (
+        "workflows.sweep",
+        "signer.drain",
+        "signer.watch",
+        "signer.index",
+        "signer.sweep",
+        "dalp.diagnose",
+    )
 }
 CELERY_WORKER_MAX_TASKS_PER_CHILD = 2000
 CELERY_WORKER_ETA_TASK_LIMIT = 1000

@@ -31,9 +31,8 @@ def rewind(turn: Turn) -> None:
     final = turn.index.final_front
     is_deep = final is not None and number < final
     if is_deep or fork is None:
-        chains.check_chain(
-            turn.chain
-        )  # another chain behind the URL is not a fork, and nothing is undone for it
+        # Another chain behind the URL is not a fork: nothing is undone for it.
+        chains.check_chain(turn.chain)
         turn.note(final_number=number if fork else None)
     was = turn.front[0]
     with transaction.atomic():

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.db import DatabaseError
 from django.utils import timezone
 
 from signer import UnknownHandlerError, compare_holders, compare_index, index_status, tasks
@@ -457,6 +458,24 @@ def test_nothing_new_costs_one_look(coins: Coins, liar: LyingNode) -> None:
     liar.seen.clear()
     coins.turn()
     assert liar.seen == {"eth_getBlockByNumber": 1}
+
+
+@pytest.mark.sqlite_too
+def test_a_log_is_neither_deleted_nor_altered_and_removed_once(coins: Coins) -> None:
+    token = coins.deploy()
+    coins.watch(token)
+    coins.move(token, (MINT, ANN, 1))
+    coins.turn()
+    rows = EventLog.objects.all()
+    refused = {"block_number": 1, "topics": [], "data": "0x00", "transaction_hash": "0x"}
+    for name, value in refused.items():
+        with pytest.raises(DatabaseError, match="append-only"):
+            rows.update(**{name: value})
+    with pytest.raises(DatabaseError, match="append-only"):
+        rows.delete()
+    rows.update(removed_at=timezone.now())
+    with pytest.raises(DatabaseError, match="append-only"):
+        rows.update(removed_at=None)
 
 
 # --- What is said about it ----------------------------------------------------------------------------------

@@ -267,16 +267,23 @@ def test_a_worker_that_was_replaced_takes_nothing_back(coins: Coins, monkeypatch
     coins.require_equal()
 
 
-def test_a_fork_between_two_answers_of_the_node_is_read_again(coins: Coins, liar: LyingNode) -> None:
+@pytest.mark.parametrize("moment", ["the next block is asked for", "its logs are asked for"])
+def test_a_fork_between_two_answers_of_the_node_is_read_again(
+    coins: Coins, liar: LyingNode, moment: str
+) -> None:
     token = watched(coins)
     Chain.objects.update(confirmations=20)
     coins.move(token, (ANN, BEN, 10))
+    coins.turn()
+    coins.move(token, (ANN, BEN, 1))
     forked: list[int] = []
 
     def lie(call: dict[str, Any]) -> None:
-        if call["method"] == "eth_getLogs" and not forked:
+        is_next = call["method"] == "eth_getBlockByNumber" and call["params"][0] == hex(coins.head())
+        reached = is_next if moment == "the next block is asked for" else call["method"] == "eth_getLogs"
+        if reached and not forked:
             forked.append(1)
-            coins.reorg(2, (coins.moves(token, (ANN, CAT, 5)), 1))
+            coins.reorg(2, (coins.moves(token, (ANN, CAT, 5)), 0))
 
     liar.lie = lie
     for _ in range(3):
