@@ -4,15 +4,16 @@ For tests, for `doctor`, and for whoever doubts. Reads only. What it compares is
 the contract was read, so it is the same whatever happens meanwhile.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from signer.abi import Contract
 from signer.chains import connect
 from signer.errors import RpcError
 from signer.events.holders import HOLDERS
 from signer.events.reading import hashes_of, read_what_fits
-from signer.events.turn import wanted_by
+from signer.events.tenure import wanted_by
 from signer.models import EventLog, Holding, WatchedContract
 from signer.reader import Reader
 
@@ -32,6 +33,9 @@ ERC20 = Contract(
         },
     ]
 )
+
+R = TypeVar("R")
+TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -66,22 +70,22 @@ def compare_index(chain_id: int) -> list[Difference]:
 
 def compare_logs(contract: WatchedContract) -> list[Difference]:
     """Return the logs that the index has and the chain hasn't, and the other way round. Raises RpcError."""
-    number, known = _standing(contract)
-    rpc, found, first = connect(contract.index_id), set(), contract.from_block
-    while first <= number:
-        blocks = contract.index.range_blocks
-        logs, end = read_what_fits(rpc, wanted_by([contract]), first, number, [known], blocks)
-        found |= {(log.block_number, log.log_index, log.block_hash, log.topics, log.data) for log in logs}
-        first = end.number + 1
     rows = EventLog.objects.filter(contract=contract, removed_at__isnull=True).values_list(
         "block_number", "log_index", "block_hash", "topics", "data"
     )
+    standing, found = _as_of(contract, lambda: list(rows))
     kept = {
-        (number, index, block_hash, tuple(topics), data) for number, index, block_hash, topics, data in rows
+        (block, index, block_hash, tuple(topics), data) for block, index, block_hash, topics, data in found
     }
-    _require_unmoved(contract, number)
+    rpc, shown, first = connect(contract.index_id), set(), contract.from_block
+    while first <= standing.number:
+        blocks = contract.index.range_blocks
+        known = [(standing.front, standing.front_hash)]
+        logs, end = read_what_fits(rpc, wanted_by([contract]), first, standing.number, known, blocks)
+        shown |= {(log.block_number, log.log_index, log.block_hash, log.topics, log.data) for log in logs}
+        first = end.number + 1
     differences = []
-    for each in sorted(kept ^ found):
+    for each in sorted(kept ^ shown):
         sides = ("a log", "none") if each in kept else ("none", "a log")
         differences.append(Difference(str(contract), f"block {each[0]}, log {each[1]}", *sides))
     return differences
@@ -93,21 +97,18 @@ def compare_holders(chain_id: int, token: str, *, most: int | None = None) -> li
     most: look at so many holders only, those that changed last; the sum over all of them is compared with the token's
     supply in any case, so a holder that the index doesn't know is noticed. Raises RpcError.
     """
-    contract = WatchedContract.objects.select_related("index").get(
-        index=chain_id, address=token, handler=HOLDERS
-    )
-    number, (front, front_hash) = _standing(contract)
+    contract = WatchedContract.objects.get(index=chain_id, address=token, handler=HOLDERS)
     rows = Holding.objects.filter(chain=chain_id, token=token).order_by("-updated_block", "pk")
-    held = dict(rows.values_list("holder", "balance_wei"))
-    _require_unmoved(contract, number)
-    if number < contract.from_block:
+    standing, found = _as_of(contract, lambda: list(rows.values_list("holder", "balance_wei")))
+    held = dict(found)
+    if standing.number < contract.from_block:
         return _differing(contract, [("holders", len(held), 0)])
     holders = list(held)[:most]
     calls = [ERC20.encode("totalSupply"), *(ERC20.encode("balanceOf", holder) for holder in holders)]
-    answers = Reader(chain_id).call_many([(token, call) for call in calls], block=number)
+    answers = Reader(chain_id).call_many([(token, call) for call in calls], block=standing.number)
     # Nothing is answered where no contract is, on this fork: nobody holds anything of it.
     supply, *balances = [int.from_bytes(answer) for answer in answers]
-    if hashes_of(connect(chain_id), [front])[front] != front_hash:
+    if hashes_of(connect(chain_id), [standing.front])[standing.front] != standing.front_hash:
         raise RpcError("the chain has changed since it was indexed; have it read on, and look again")
     pairs = [(holder, held[holder], balance) for holder, balance in zip(holders, balances, strict=True)]
     return _differing(contract, [("total supply", sum(held.values()), supply), *pairs])
@@ -121,17 +122,27 @@ def _differing(contract: WatchedContract, pairs: Sequence[tuple[str, int, int]])
     ]
 
 
-def _standing(contract: WatchedContract) -> tuple[int, tuple[int, str]]:
-    """Return up to which block the contract is read, and the front, which the node must have. Raises RpcError."""
-    index = contract.index
-    if contract.rewinding or contract.number is None or index.front_number is None:
-        raise RpcError(f"{contract} is being read again; look later")
-    return contract.number, (index.front_number, index.front_hash)
+@dataclass(frozen=True)
+class _Standing:
+    """The block up to which a contract is read, and the front, which the node must have."""
+
+    number: int
+    front: int
+    front_hash: str
+
+    @classmethod
+    def of(cls, contract: WatchedContract) -> "_Standing":
+        now = WatchedContract.objects.select_related("index").get(pk=contract.pk)
+        if now.rewinding or now.number is None or now.index.front_number is None:
+            raise RpcError(f"{contract} is being taken back, or not read yet; look again later")
+        return cls(now.number, now.index.front_number, now.index.front_hash)
 
 
-def _require_unmoved(contract: WatchedContract, number: int) -> None:
-    """Raise RpcError where the contract was read on while its rows were looked at."""
-    now = WatchedContract.objects.select_related("index").get(pk=contract.pk)
-    same_front = now.index.front_hash == contract.index.front_hash
-    if now.number != number or now.rewinding or not same_front:
-        raise RpcError(f"{contract} was read on meanwhile; look again")
+def _as_of(contract: WatchedContract, read: Callable[[], R]) -> tuple[_Standing, R]:
+    """Return rows of the contract, and where it stood when they were so. Raises RpcError when it is never still."""
+    for _ in range(TRIES):
+        before = _Standing.of(contract)
+        found = read()
+        if _Standing.of(contract) == before:
+            return before, found
+    raise RpcError(f"{contract} is read on all the time; look again later")

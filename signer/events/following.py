@@ -7,7 +7,7 @@ from django.db import transaction
 from signer.blocks import fetch, is_linked
 from signer.errors import RpcError
 from signer.events.reading import FoundLog, hashes_of
-from signer.events.turn import BLOCKS_AT_ONCE, Block, Turn, shared_out
+from signer.events.tenure import BLOCKS_AT_ONCE, Block, Tenure, shared_out
 from signer.models import IndexedBlock, WatchedContract
 from workflows import crashpoint
 
@@ -15,62 +15,62 @@ from workflows import crashpoint
 KEPT = 256
 
 
-def follow(turn: Turn) -> bool:
+def follow(tenure: Tenure) -> bool:
     """Read the next blocks for the contracts at the front; return whether there were any. Raises RpcError."""
-    if turn.front[0] >= turn.latest.number:
+    if tenure.front[0] >= tenure.latest.number:
         return False
-    contracts = turn.readable(turn.contracts.filter(own_number__isnull=True))
-    first = turn.front[0] + 1
-    if contracts and first <= turn.line:
-        logs, end = turn.logs_in_range(contracts, first, turn.line)
-        _move(turn, contracts, logs, [end])
+    contracts = tenure.readable(tenure.contracts.filter(own_number__isnull=True))
+    first = tenure.front[0] + 1
+    if contracts and first <= tenure.line:
+        logs, end = tenure.logs_in_range(contracts, first, tenure.line)
+        _move(tenure, contracts, logs, [end])
         return True
     # Where nobody is at the front, what is final needs no reading: those behind are read on their own.
-    blocks = _next_blocks(turn, first if contracts else max(first, turn.line + 1))
-    _move(turn, contracts, turn.logs_of_blocks(contracts, blocks), blocks)
+    blocks = _next_blocks(tenure, first if contracts else max(first, tenure.line + 1))
+    _move(tenure, contracts, tenure.logs_of_blocks(contracts, blocks), blocks)
     return True
 
 
-def _next_blocks(turn: Turn, first: int) -> list[Block]:
+def _next_blocks(tenure: Tenure, first: int) -> list[Block]:
     """Return the blocks from `first` on, linked to one another and to the front. Raises RpcError."""
-    headers = fetch(turn.rpc, first, min(turn.latest.number, first + BLOCKS_AT_ONCE - 1))
-    number, block_hash = turn.front
+    headers = fetch(tenure.rpc, first, min(tenure.latest.number, first + BLOCKS_AT_ONCE - 1))
+    number, block_hash = tenure.front
     if first == number + 1:
         is_on_front = not block_hash or headers[0].parent_hash == block_hash
     else:
-        is_on_front = number < 0 or hashes_of(turn.rpc, [number])[number] == block_hash
+        is_on_front = number < 0 or hashes_of(tenure.rpc, [number])[number] == block_hash
     if not is_linked(headers) or not is_on_front:
         raise RpcError("the chain changed while its blocks were read; they are read again")
     return [(header.number, header.hash) for header in headers]
 
 
 def _move(
-    turn: Turn, contracts: Sequence[WatchedContract], logs: Sequence[FoundLog], blocks: Sequence[Block]
+    tenure: Tenure, contracts: Sequence[WatchedContract], logs: Sequence[FoundLog], blocks: Sequence[Block]
 ) -> None:
     """Commit what was read with the front's move to the last of the blocks."""
     crashpoint("signer.index_read")
-    before, (number, block_hash) = turn.front[0], blocks[-1]
+    before, (number, block_hash) = tenure.front[0], blocks[-1]
     with transaction.atomic():
-        turn.guard(front_number=number, front_hash=block_hash)
-        remember(turn, blocks)
+        tenure.guard(front_number=number, front_hash=block_hash)
+        remember(tenure, blocks)
         for contract, its in shared_out(contracts, logs):
-            turn.given(contract, its, before)
+            tenure.given(contract, its, before)
         crashpoint("signer.index_handing_over")
-    turn.index.front_number, turn.index.front_hash = number, block_hash
+    tenure.index.front_number, tenure.index.front_hash = number, block_hash
     crashpoint("signer.index_handed_over")
 
 
-def remember(turn: Turn, blocks: Sequence[Block]) -> None:
+def remember(tenure: Tenure, blocks: Sequence[Block]) -> None:
     """Keep the blocks, and forget those that no fork is likely to reach. Within a guarded transaction."""
     IndexedBlock.objects.bulk_create(
-        [IndexedBlock(index=turn.index, number=number, hash=block_hash) for number, block_hash in blocks],
+        [IndexedBlock(index=tenure.index, number=number, hash=block_hash) for number, block_hash in blocks],
         update_conflicts=True,
         unique_fields=["index", "number"],
         update_fields=["hash"],
     )
-    top, final = blocks[-1][0], turn.index.final_number
+    top, final = blocks[-1][0], tenure.index.final_number
     below = top - KEPT if final is None else min(final, top - KEPT)
-    turn.index.blocks.filter(number__lt=below).delete()
+    tenure.index.blocks.filter(number__lt=below).delete()
 
 
 crashpoint.register("signer.index_read", "logs are read, nothing is recorded")

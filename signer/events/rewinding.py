@@ -13,7 +13,7 @@ from signer import chains
 from signer.events.following import remember
 from signer.events.forks import fork_point
 from signer.events.handing_over import HandlerFailed, take_back
-from signer.events.turn import Turn
+from signer.events.tenure import Tenure
 from signer.incidents import open_incident
 from signer.models import EventLog, WatchedContract
 from signer.states import IncidentKind, WatchedState
@@ -24,87 +24,89 @@ log = structlog.get_logger()
 CONTRACTS_AT_ONCE = 20
 
 
-def rewind(turn: Turn) -> None:
+def rewind(tenure: Tenure) -> None:
     """Go back to the highest block that was read and is still on the node's chain. Raises SignerError."""
-    fork = fork_point(turn.index, turn.rpc, turn.latest.number)
+    fork = fork_point(tenure.index, tenure.rpc, tenure.latest.number)
     number, block_hash = fork or (-1, "")
-    final = turn.index.final_front
+    final = tenure.index.final_front
     is_deep = final is not None and number < final
     if is_deep or fork is None:
         # Another chain behind the URL is not a fork: nothing is undone for it.
-        chains.check_chain(turn.chain)
-        turn.note(final_number=number if fork else None)
-    was = turn.front[0]
+        chains.check_chain(tenure.chain)
+        tenure.note(final_number=number if fork else None)
+    was = tenure.front[0]
     with transaction.atomic():
-        turn.guard(front_number=number if fork else None, front_hash=block_hash)
-        turn.index.blocks.filter(number__gt=number).delete()
-        turn.index.front_number, turn.index.front_hash = (number if fork else None), block_hash
+        tenure.guard(front_number=number if fork else None, front_hash=block_hash)
+        tenure.index.blocks.filter(number__gt=number).delete()
+        tenure.index.front_number, tenure.index.front_hash = (number if fork else None), block_hash
         if fork:
-            remember(turn, [fork])
-        _set_back_contracts(turn, number if fork else None)
+            remember(tenure, [fork])
+        _set_back_contracts(tenure, number if fork else None)
         if is_deep:
-            _tell(turn, number, was, final)
+            _tell(tenure, number, was, final)
         crashpoint("signer.index_rewinding")
-    log.warning("index_rewound", chain=turn.chain.pk, to_block=number, from_block=was, deep=is_deep)
+    log.warning("index_rewound", chain=tenure.chain.pk, to_block=number, from_block=was, deep=is_deep)
 
 
-def _set_back_contracts(turn: Turn, number: int | None) -> None:
+def _set_back_contracts(tenure: Tenure, number: int | None) -> None:
     """Set back to block `number`, None for their beginning, all that was read above it, and undo what was handed over."""
     if number is None:
-        turn.contracts.update(own_number=F("from_block") - 1)
+        tenure.contracts.update(own_number=F("from_block") - 1)
     else:
-        above = turn.contracts.filter(Q(own_number__isnull=True) | Q(own_number__gt=number))
+        above = tenure.contracts.filter(Q(own_number__isnull=True) | Q(own_number__gt=number))
         # On the other fork a contract may have been created earlier.
         above.filter(from_block__gt=number + 1).update(from_block=number + 1)
-        turn.contracts.filter(own_number__gt=number).update(own_number=number)
+        tenure.contracts.filter(own_number__gt=number).update(own_number=number)
     logs = EventLog.objects.filter(contract=OuterRef("pk"), removed_at__isnull=True)
     above_it = logs if number is None else logs.filter(block_number__gt=number)
-    for contract in turn.contracts.filter(Exists(above_it)):
+    for contract in tenure.contracts.filter(Exists(above_it)):
         if contract.own_number is None:
             contract.own_number = number
-        turn.contracts.filter(pk=contract.pk).update(own_number=contract.own_number, rewinding=True)
+        tenure.contracts.filter(pk=contract.pk).update(own_number=contract.own_number, rewinding=True)
         # What a person has paused, or has failed, is undone when it goes on.
         if contract.state == WatchedState.ACTIVE:
-            _take_back(turn, contract)
+            _take_back(tenure, contract)
 
 
-def take_back_some(turn: Turn) -> bool:
+def take_back_some(tenure: Tenure) -> bool:
     """Take back some of what is left marked so; return whether there was anything."""
-    waiting = turn.runnable(turn.contracts.filter(rewinding=True))
-    contracts = turn.readable(waiting.order_by(F("read_at").asc(nulls_first=True), "pk")[:CONTRACTS_AT_ONCE])
+    waiting = tenure.runnable(tenure.contracts.filter(rewinding=True))
+    contracts = tenure.readable(
+        waiting.order_by(F("read_at").asc(nulls_first=True), "pk")[:CONTRACTS_AT_ONCE]
+    )
     for contract in contracts:
         with transaction.atomic():
-            turn.guard()
-            turn.contracts.filter(pk=contract.pk).update(read_at=Now())
-            _take_back(turn, contract)
+            tenure.guard()
+            tenure.contracts.filter(pk=contract.pk).update(read_at=Now())
+            _take_back(tenure, contract)
             crashpoint("signer.index_rewinding")
     return bool(contracts)
 
 
-def _take_back(turn: Turn, contract: WatchedContract) -> None:
+def _take_back(tenure: Tenure, contract: WatchedContract) -> None:
     """Undo what the contract was given above its block, as much as one commit takes. Within a guarded transaction."""
     number = contract.own_number
     assert number is not None
     try:
         is_done = take_back(contract, number)
     except HandlerFailed as error:
-        turn.fail(contract, number, str(error))
+        tenure.fail(contract, number, str(error))
         return
     if is_done:
-        joins = contract.state == WatchedState.ACTIVE and number == turn.index.front_number
-        turn.contracts.filter(pk=contract.pk).update(rewinding=False, own_number=None if joins else number)
+        joins = contract.state == WatchedState.ACTIVE and number == tenure.index.front_number
+        tenure.contracts.filter(pk=contract.pk).update(rewinding=False, own_number=None if joins else number)
 
 
-def _tell(turn: Turn, number: int, was: int, final: int | None) -> None:
+def _tell(tenure: Tenure, number: int, was: int, final: int | None) -> None:
     text = (
         f"The blocks from {number + 1} on were replaced, though block {final} counted as final. What was read up to "
         f"block {was} is taken back and read again. Look at what was concluded from it, and at the chain's confirmations."
     )
     open_incident(
         IncidentKind.DEEP_REORG,
-        str(turn.index),
+        str(tenure.index),
         text,
-        chain=turn.chain,
+        chain=tenure.chain,
         fork=number,
         final=final,
         was=was,

@@ -45,23 +45,23 @@ def test_only_what_a_handler_wants_is_read_and_each_gets_its_own(coins: Coins) -
     coins.require_equal()
 
 
-@pytest.mark.parametrize("range_blocks", [1, 7, 1000])
-def test_a_contract_registered_late_is_read_from_its_beginning(coins: Coins, range_blocks: int) -> None:
-    old, late = coins.deploy(), coins.deploy()
-    born = coins.head()
+def test_a_contract_registered_late_is_read_from_its_beginning(coins: Coins) -> None:
+    old = coins.deploy()
     coins.watch(old)
-    coins.move(late, (MINT, ANN, 9), (ANN, BEN, 4))
-    coins.move(old, (MINT, ANN, 1))
-    coins.turn()
-    coins.mine(40)
-    coins.turn()
-    coins.move(late, (BEN, CAT, 1))
-    EventIndex.objects.update(range_blocks=range_blocks)
-    coins.watch(late, from_block=born)
-    coins.move(old, (ANN, BEN, 1))
-    coins.turn()
-    assert coins.holders(late) == {ANN: 5, BEN: 3, CAT: 1}
-    coins.require_equal()
+    for range_blocks in (1, 7, 1000):
+        late = coins.deploy()
+        born = coins.head()
+        coins.move(late, (MINT, ANN, 9), (ANN, BEN, 4))
+        coins.move(old, (MINT, ANN, 1))
+        coins.mine(30)
+        coins.turn()
+        coins.move(late, (BEN, CAT, 1))
+        EventIndex.objects.update(range_blocks=range_blocks)
+        coins.watch(late, from_block=born)
+        coins.move(old, (ANN, BEN, 1))
+        coins.turn()
+        assert coins.holders(late) == {ANN: 5, BEN: 3, CAT: 1}
+        coins.require_equal()
 
 
 def test_a_long_catching_up_does_not_hold_back_the_others(
@@ -246,6 +246,41 @@ def test_logs_of_another_block_are_not_believed(coins: Coins, liar: LyingNode) -
     coins.require_equal()
 
 
+def test_what_the_node_refuses_of_one_contract_holds_up_none_of_the_others(
+    coins: Coins, liar: LyingNode
+) -> None:
+    ready, pruned, late = coins.deploy(), coins.deploy(), coins.deploy()
+    coins.watch(ready)
+    coins.mine(40)
+    coins.move(late, (MINT, BEN, 1))
+    coins.turn()
+
+    def has_forgotten(call: dict[str, Any]) -> dict[str, Any] | None:
+        wanted = call["params"][0] if call["method"] == "eth_getLogs" else {}
+        if pruned in wanted.get("address", []) and "fromBlock" in wanted:
+            return {"error": {"code": 4444, "message": "pruned history unavailable"}}
+        return None
+
+    liar.lie = has_forgotten
+    contract = coins.watch(pruned)
+    coins.watch(late, from_block=1)
+    coins.move(ready, (MINT, ANN, 1))
+    coins.turn()
+    assert (coins.holders(ready), coins.holders(late)) == ({ANN: 1}, {BEN: 1})
+    contract.refresh_from_db()
+    assert (contract.state, coins.index.last_error) == ("FAILED", "")
+    assert "pruned history" in contract.last_error
+    assert not Incident.objects.exists()
+    WatchedContract.objects.filter(pk=contract.pk).update(attempts=5, retry_at=None)
+    coins.turn()
+    assert "pruned history" in Incident.objects.get().text
+    liar.lie = None
+    WatchedContract.objects.filter(pk=contract.pk).update(retry_at=None)
+    coins.turn()
+    coins.require_equal()
+    assert not Incident.objects.filter(closed_at__isnull=True).exists()
+
+
 def test_people_are_told_when_a_chain_cannot_be_read_for_long(coins: Coins, liar: LyingNode) -> None:
     coins.watch(coins.deploy())
     coins.turn()
@@ -341,6 +376,7 @@ def test_a_worker_without_the_handlers_code_leaves_the_contract_to_one_that_has_
     assert contract.state == "FAILED"
     assert TALLY in contract.last_error
     assert coins.holders(other) == {ANN: 1}
+    assert not Incident.objects.exists(), "a deploy is no incident"
     WatchedContract.objects.update(retry_at=None)
     coins.turn()
     coins.require_equal()
@@ -350,26 +386,21 @@ def test_a_worker_without_the_handlers_code_leaves_the_contract_to_one_that_has_
 
 
 @pytest.mark.sqlite_too
-@pytest.mark.parametrize(
-    "point", ["signer.index_read", "signer.index_handing_over", "signer.index_handed_over"]
-)
 def test_each_log_is_handed_over_once_wherever_the_worker_dies(
-    coins: Coins, monkeypatch: pytest.MonkeyPatch, point: str
+    coins: Coins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    token = coins.deploy()
-    coins.watch(token)
-    coins.watch(token, handler=TALLY)
-    for number in range(3):
-        coins.move(token, (MINT, ANN, 9), (ANN, BEN, number))
-    coins.turn()
-    coins.move(token, (ANN, CAT, 1))
-    coins.deploy()
-    left = die_at(monkeypatch, point)
-    with pytest.raises(Crash):
-        coins.turn()
-    assert left == [0]
-    coins.turn()
-    coins.require_equal()
+    for point in ("signer.index_read", "signer.index_handing_over", "signer.index_handed_over"):
+        token = coins.deploy()
+        for behind in (True, False):
+            coins.move(token, (MINT, ANN, 9), (ANN, BEN, 1))
+            coins.watch(token, from_block=1)
+            coins.watch(token, handler=TALLY, from_block=1)
+            left = die_at(monkeypatch, point)
+            with pytest.raises(Crash):
+                coins.turn()
+            assert left == [0], (point, behind)
+            coins.turn()
+            coins.require_equal()
 
 
 def test_of_two_that_index_at_once_one_does(coins: Coins) -> None:

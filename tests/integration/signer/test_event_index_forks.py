@@ -226,25 +226,24 @@ def test_an_undo_that_fails_stops_its_own_contract_until_it_is_mended(coins: Coi
 
 
 @pytest.mark.sqlite_too
-@pytest.mark.parametrize(
-    "point", ["signer.index_rewinding", "signer.index_handing_over", "signer.index_handed_over"]
-)
 def test_a_death_while_a_fork_is_followed_takes_back_and_hands_over_once(
-    coins: Coins, monkeypatch: pytest.MonkeyPatch, point: str
+    coins: Coins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = watched(coins)
     Chain.objects.update(confirmations=20)
-    for number in range(3):
-        coins.move(token, (ANN, BEN, number))
-    coins.turn()
-    coins.reorg(3, (coins.moves(token, (ANN, CAT, 10)), 2))
-    left = die_at(monkeypatch, point)
-    with pytest.raises(Crash):
+    for point in ("signer.index_rewinding", "signer.index_handing_over", "signer.index_handed_over"):
+        for number in range(3):
+            coins.move(token, (ANN, BEN, number))
         coins.turn()
-    assert left == [0]
-    coins.turn()
-    assert coins.holders(token) == {ANN: 90, CAT: 10}
-    coins.require_equal()
+        before = coins.holders(token).get(CAT, 0)
+        coins.reorg(3, (coins.moves(token, (ANN, CAT, 10)), 2))
+        left = die_at(monkeypatch, point)
+        with pytest.raises(Crash):
+            coins.turn()
+        assert left == [0], point
+        coins.turn()
+        assert coins.holders(token) == {ANN: 90 - before, CAT: before + 10}
+        coins.require_equal()
 
 
 def test_a_worker_that_was_replaced_takes_nothing_back(coins: Coins, monkeypatch: pytest.MonkeyPatch) -> None:

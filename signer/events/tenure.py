@@ -1,4 +1,4 @@
-"""What the parts of a turn at a chain's index share: the claim, the node, the contracts, and reading logs for some of them."""
+"""What the parts of the index share while one worker has it: the claim, the node, the contracts, what was seen."""
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -11,7 +11,7 @@ from django.db.models import F, Q, QuerySet
 
 from signer import chains
 from signer.blocks import WINDOW, Header
-from signer.errors import RpcNodeError, RpcTransportError, SignerError
+from signer.errors import RpcTransportError, SignerError
 from signer.events.handing_over import HandlerFailed, described, hand_over
 from signer.events.handlers import find_handler
 from signer.events.ranges import after_success, smaller
@@ -28,13 +28,15 @@ log = structlog.get_logger()
 DEPTH = 16
 BLOCKS_AT_ONCE = 50
 RETRY_SECONDS_MOST = 300
+# Half a minute of attempts: a deploy brings the code, a node has what it lacked.
+QUIET_ATTEMPTS = 5
 # A node that has failed for so long is not told of before: it comes back by itself, mostly.
 PATIENCE = timedelta(minutes=5)
 
 Block = tuple[int, str]
 
 
-class Turn:
+class Tenure:
     """One worker's ownership of a chain's index."""
 
     def __init__(self, held: Claim[EventIndex]) -> None:
@@ -43,7 +45,7 @@ class Turn:
         self.chain = held.row.chain
         self.contracts: QuerySet[WatchedContract] = WatchedContract.objects.filter(index=self.index)
         self.latest: Header = Header(-1, "", "")
-        self.noted: dict[str, Any] = {}  # for the index's row, with the next write or at the end of the turn
+        self.noted: dict[str, Any] = {}  # for the index's row, with the next write or at the end
 
     @cached_property
     def rpc(self) -> Rpc:
@@ -84,16 +86,18 @@ class Turn:
             try:
                 find_handler(contract.handler)
             except SignerError as error:
-                with transaction.atomic():
-                    self.guard()
-                    self.fail(
-                        contract,
-                        self.front[0] if contract.own_number is None else contract.own_number,
-                        described(error),
-                    )
+                number = self.front[0] if contract.own_number is None else contract.own_number
+                self.give_up_for_now([contract], number, error)
             else:
                 found.append(contract)
         return found
+
+    def give_up_for_now(self, contracts: Iterable[WatchedContract], number: int, error: SignerError) -> None:
+        """Leave the contracts at block `number` for what may well pass by itself; the others go on."""
+        with transaction.atomic():
+            self.guard()
+            for contract in contracts:
+                self.fail(contract, number, described(error), told_after=QUIET_ATTEMPTS)
 
     def given(self, contract: WatchedContract, logs: Sequence[FoundLog], before: int) -> bool:
         """Hand the logs over and return True; or leave the contract at block `before`, with its handler's error.
@@ -107,8 +111,11 @@ class Turn:
             return False
         return True
 
-    def fail(self, contract: WatchedContract, number: int, text: str) -> None:
-        """Leave the contract at block `number`, to be tried again; tell people. Within a guarded transaction."""
+    def fail(self, contract: WatchedContract, number: int, text: str, *, told_after: int = 0) -> None:
+        """Leave the contract at block `number`, to be tried again, and tell people. Within a guarded transaction.
+
+        told_after: attempts before which nobody is told, for what may well pass by itself.
+        """
         seconds = min(2 ** min(contract.attempts, 10), RETRY_SECONDS_MOST)
         self.contracts.filter(pk=contract.pk).update(
             own_number=number,
@@ -117,11 +124,12 @@ class Turn:
             retry_at=in_seconds(seconds),
             last_error=text,
         )
-        log.warning("event_handler_failed", contract=str(contract), after_block=number, error=text)
-        told = f"The handler {contract.handler} fails on the events after block {number}: {text}"
-        open_incident(
-            IncidentKind.INDEX_FAILED, str(contract), told, chain=self.chain, contract=str(contract.pk)
-        )
+        log.warning("contract_not_indexed", contract=str(contract), after_block=number, error=text)
+        if contract.attempts >= told_after:
+            told = f"The events after block {number} cannot be handed over: {text}"
+            open_incident(
+                IncidentKind.INDEX_FAILED, str(contract), told, chain=self.chain, contract=str(contract.pk)
+            )
 
     def mended(self, contract: WatchedContract) -> dict[str, Any]:
         """Return what to write into a contract that failed and has succeeded; within a guarded transaction."""
@@ -143,10 +151,7 @@ class Turn:
         blocks = self.index.range_blocks
         try:
             logs, end = read_what_fits(self.rpc, wanted_by(contracts), first, most, known, blocks)
-        except (
-            RpcNodeError,
-            RpcTransportError,
-        ):  # the latter may mean that it was too much to answer in time
+        except RpcTransportError:  # it may have been too much to answer in time
             self.note(range_blocks=smaller(blocks))
             raise
         read = end.number - first + 1
