@@ -14,6 +14,14 @@ from workflows import crashpoint
 # So many blocks below the front are remembered even when they are final: a fork may be deeper than it should.
 KEPT = 256
 
+crashpoint.register("signer.index_read", "logs are read, nothing is recorded")
+crashpoint.register(
+    "signer.index_handing_over", "in the middle of the commit that records logs and hands them over"
+)
+crashpoint.register(
+    "signer.index_handed_over", "logs are recorded and handed over, the next ones not yet read"
+)
+
 
 def follow(tenure: Tenure) -> bool:
     """Read the next blocks for the contracts at the front; return whether there were any. Raises RpcError."""
@@ -71,12 +79,3 @@ def remember(tenure: Tenure, blocks: Sequence[Block]) -> None:
     top, final = blocks[-1][0], tenure.index.final_number
     below = top - KEPT if final is None else min(final, top - KEPT)
     tenure.index.blocks.filter(number__lt=below).delete()
-
-
-crashpoint.register("signer.index_read", "logs are read, nothing is recorded")
-crashpoint.register(
-    "signer.index_handing_over", "in the middle of the commit that records logs and hands them over"
-)
-crashpoint.register(
-    "signer.index_handed_over", "logs are recorded and handed over, the next ones not yet read"
-)

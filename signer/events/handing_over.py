@@ -26,12 +26,12 @@ ROWS_AT_ONCE = 500
 R = TypeVar("R")
 
 
-class HandlerFailed(Exception):  # noqa: N818 - it is a finding, and its text is for people
+class HandlerFailedError(Exception):
     """A handler did not take what it was given; nothing of that is recorded."""
 
 
 def hand_over(contract: WatchedContract, logs: Sequence[FoundLog]) -> None:
-    """Record the logs and give them to the contract's handler, all or none. Raises HandlerFailed."""
+    """Record the logs and give them to the contract's handler, all or none. Raises HandlerFailedError."""
     if not logs:
         return
 
@@ -58,7 +58,7 @@ def hand_over(contract: WatchedContract, logs: Sequence[FoundLog]) -> None:
 def take_back(contract: WatchedContract, number: int) -> bool:
     """Undo the newest logs above block `number` and mark them as removed; return whether no more are left above it.
 
-    Raises HandlerFailed; then none of them is taken back.
+    Raises HandlerFailedError; then none of them is taken back.
     """
     logs = logs_above(contract, number)
     rows = list(logs.order_by("-block_number", "-log_index")[:TAKEN_BACK_AT_ONCE])
@@ -111,14 +111,12 @@ def _all_or_none(work: Callable[[], R]) -> R:
     except (OperationalError, InterfaceError, FencedError):
         raise  # the database's trouble or another worker's claim, and no fault of the handler
     except Exception as error:
-        raise HandlerFailed(described(error)) from error
+        raise HandlerFailedError(described(error)) from error
 
 
 def described(error: Exception) -> str:
     """Return what went wrong, for people, without secrets; not longer than a page."""
-    text = (
-        f"{error.message} {error.remedy}"
-        if isinstance(error, SignerError)
-        else f"{type(error).__name__}: {error}"
-    )
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SignerError):
+        text = f"{error.message.rstrip('.')}. {error.remedy}"
     return str(scrub_secrets(text))[:1000]

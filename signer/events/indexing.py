@@ -65,12 +65,13 @@ def _work(tenure: Tenure, seconds: float) -> bool:
 def _look_and_read(tenure: Tenure) -> bool:
     """Look at the chain once and do one step of everything; return whether there was anything to do. Raises SignerError."""
     tenure.latest = fetch_latest(tenure.rpc)
+    final_before = tenure.index.final_front
     tenure.note(
         head_number=tenure.latest.number, head_seen_at=tenure.held.now(), final_number=_final_number(tenure)
     )
     known = newest_known(tenure.index, tenure.latest.number)
     if known is not None and _hash_on_chain(tenure, known[0]) != known[1]:
-        rewind(tenure)
+        rewind(tenure, final_before)
         return True
     if tenure.latest.number < tenure.front[0]:
         raise RpcError(
@@ -88,7 +89,8 @@ def _final_number(tenure: Tenure) -> int | None:
     """Return the highest block that is final. It doesn't fall because a node lags."""
     before, head = tenure.index.final_number, tenure.latest.number
     if tenure.chain.finality == Finality.DEPTH:
-        found: int | None = head - tenure.chain.confirmations + 1
+        deep = head - tenure.chain.confirmations + 1
+        found = deep if deep >= 0 else None
     else:
         [answer] = tenure.rpc.batch([("eth_getBlockByNumber", ["finalized", False])])
         # A node that doesn't say which is final has not said that none is.

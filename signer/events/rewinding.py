@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 from signer import chains
 from signer.events.following import remember
 from signer.events.forks import fork_point
-from signer.events.handing_over import HandlerFailed, take_back
+from signer.events.handing_over import HandlerFailedError, take_back
 from signer.events.tenure import Tenure
 from signer.incidents import open_incident
 from signer.models import EventLog, WatchedContract
@@ -23,12 +23,16 @@ log = structlog.get_logger()
 
 CONTRACTS_AT_ONCE = 20
 
+crashpoint.register("signer.index_rewinding", "in the middle of the commit that takes logs back")
 
-def rewind(tenure: Tenure) -> None:
-    """Go back to the highest block that was read and is still on the node's chain. Raises SignerError."""
+
+def rewind(tenure: Tenure, final: int | None) -> None:
+    """Go back to the highest block that was read and is still on the node's chain. Raises SignerError.
+
+    final: up to where what was read counted as final, before this look at the chain.
+    """
     fork = fork_point(tenure.index, tenure.rpc, tenure.latest.number)
     number, block_hash = fork or (-1, "")
-    final = tenure.index.final_front
     is_deep = final is not None and number < final
     if is_deep or fork is None:
         # Another chain behind the URL is not a fork: nothing is undone for it.
@@ -89,7 +93,7 @@ def _take_back(tenure: Tenure, contract: WatchedContract) -> None:
     assert number is not None
     try:
         is_done = take_back(contract, number)
-    except HandlerFailed as error:
+    except HandlerFailedError as error:
         tenure.fail(contract, number, str(error))
         return
     if is_done:
@@ -111,6 +115,3 @@ def _tell(tenure: Tenure, number: int, was: int, final: int | None) -> None:
         final=final,
         was=was,
     )
-
-
-crashpoint.register("signer.index_rewinding", "in the middle of the commit that takes logs back")

@@ -12,7 +12,7 @@ from django.db.models import F, Q, QuerySet
 from signer import chains
 from signer.blocks import WINDOW, Header
 from signer.errors import RpcTransportError, SignerError
-from signer.events.handing_over import HandlerFailed, described, hand_over
+from signer.events.handing_over import HandlerFailedError, described, hand_over
 from signer.events.handlers import find_handler
 from signer.events.ranges import after_success, smaller
 from signer.events.reading import FoundLog, Wanted, read_blocks, read_what_fits
@@ -106,7 +106,7 @@ class Tenure:
         """
         try:
             hand_over(contract, logs)
-        except HandlerFailed as error:
+        except HandlerFailedError as error:
             self.fail(contract, before, str(error))
             return False
         return True

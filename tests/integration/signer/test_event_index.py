@@ -53,7 +53,7 @@ def test_a_contract_registered_late_is_read_from_its_beginning(coins: Coins) -> 
         born = coins.head()
         coins.move(late, (MINT, ANN, 9), (ANN, BEN, 4))
         coins.move(old, (MINT, ANN, 1))
-        coins.mine(30)
+        coins.mine(20)
         coins.turn()
         coins.move(late, (BEN, CAT, 1))
         EventIndex.objects.update(range_blocks=range_blocks)
@@ -174,9 +174,9 @@ def test_a_range_that_is_too_much_for_the_node_is_halved_and_grows_again(
 ) -> None:
     """Whatever its words: providers have many for it, and change them."""
     token = coins.deploy()
-    for _ in range(30):
+    for _ in range(15):
         coins.move(token, (MINT, ANN, 1))
-    coins.mine(30)
+    coins.mine(25)
     asked: list[int] = []
 
     def at_most_7(call: dict[str, Any]) -> dict[str, Any] | None:
@@ -193,7 +193,7 @@ def test_a_range_that_is_too_much_for_the_node_is_halved_and_grows_again(
     liar.lie = at_most_7
     coins.watch(token)
     coins.turn()
-    assert coins.holders(token) == {ANN: 30}
+    assert coins.holders(token) == {ANN: 15}
     coins.require_equal()
     assert max(asked) > 7 >= coins.index.range_blocks // 2
     assert sum(blocks > 7 for blocks in asked) < len(asked) / 2

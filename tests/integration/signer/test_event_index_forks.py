@@ -86,6 +86,7 @@ def test_a_fork_is_noticed_when_the_new_chain_is_much_longer(coins: Coins) -> No
     coins.turn()
     assert coins.holders(token) == {ANN: 95, CAT: 5}
     coins.require_equal()
+    assert not Incident.objects.exists(), "what was replaced was not final, though it would be by now"
 
 
 def test_a_chain_that_gets_shorter_takes_back_what_was_above_it(coins: Coins) -> None:
