@@ -172,6 +172,7 @@ def readiness() -> list[Finding]:
 def diagnose() -> list[Finding]:
     """Return every finding about the installation."""
     from dalp.chain_diagnosis import check_chains, check_keys, check_lanes
+    from dalp.index_diagnosis import check_event_index
 
     checks = (
         check_database,
@@ -181,6 +182,7 @@ def diagnose() -> list[Finding]:
         check_beat,
         check_chains,
         check_lanes,
+        check_event_index,
         check_keys,
         check_dead_letters,
     )

@@ -164,6 +164,7 @@ CELERY_TASK_ANNOTATIONS = {
         "signer.drain",
         "signer.watch",
         "signer.probe",
+        "signer.index",
         "signer.sweep",
         "dalp.diagnose",
     )
@@ -238,6 +239,7 @@ SIGNER = knobs(
     watch_slice_seconds=3,
     fee_capped_alert_seconds=600,
     recheck_seconds=300,
+    index_slice_seconds=3,
 )
 IDENTITY_PROVIDER_URL = env.str("IDENTITY_PROVIDER_URL", default="")
 

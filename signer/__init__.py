@@ -8,6 +8,7 @@ from signer.errors import (
     ChainMismatchError,
     IdempotencyConflictError,
     LaneBusyError,
+    MissedLogsError,
     NotPossibleError,
     RpcError,
     RpcNodeError,
@@ -15,7 +16,9 @@ from signer.errors import (
     RpcTransportError,
     SignerError,
     UnknownChainError,
+    UnknownHandlerError,
 )
+from signer.events.handlers import Event, on_event
 from signer.requests import Address, HexData, Log, Receipt, TransactionRequest, Wei
 from signer.states import AttemptState, LaneState, SubState, TransactionState
 
@@ -31,7 +34,21 @@ if TYPE_CHECKING:
         resume_lane,
         speed_up_transaction,
     )
-    from signer.models import Act, Attempt, Block, Chain, Endpoint, Incident, Lane, Transaction
+    from signer.events.comparing import Difference, compare_holders, compare_index
+    from signer.events.registering import pause_contract, reread_contract, resume_contract, watch_contract
+    from signer.events.status import IndexStatus, index_status
+    from signer.models import (
+        Act,
+        Attempt,
+        Block,
+        Chain,
+        Endpoint,
+        Holding,
+        Incident,
+        Lane,
+        Transaction,
+        WatchedContract,
+    )
     from signer.reader import Reader, chain_reader
     from signer.resync import lane_difference, resync_lane
     from signer.settling import receipt_of
@@ -40,9 +57,27 @@ if TYPE_CHECKING:
 # These need Django's models, which are not loaded yet when this package is first imported.
 _LAZY = {
     **dict.fromkeys(
-        ("Act", "Attempt", "Block", "Chain", "Endpoint", "Incident", "Lane", "Transaction"), "signer.models"
+        (
+            "Act",
+            "Attempt",
+            "Block",
+            "Chain",
+            "Endpoint",
+            "Holding",
+            "Incident",
+            "Lane",
+            "Transaction",
+            "WatchedContract",
+        ),
+        "signer.models",
     ),
     **dict.fromkeys(("find_chain", "register_chain"), "signer.chains"),
+    **dict.fromkeys(("Difference", "compare_holders", "compare_index"), "signer.events.comparing"),
+    **dict.fromkeys(
+        ("pause_contract", "reread_contract", "resume_contract", "watch_contract"),
+        "signer.events.registering",
+    ),
+    **dict.fromkeys(("IndexStatus", "index_status"), "signer.events.status"),
     **dict.fromkeys(("Reader", "chain_reader"), "signer.reader"),
     **dict.fromkeys(
         (
@@ -72,14 +107,19 @@ __all__ = [
     "Chain",
     "ChainMismatchError",
     "Contract",
+    "Difference",
     "Endpoint",
+    "Event",
     "HexData",
+    "Holding",
     "IdempotencyConflictError",
     "Incident",
+    "IndexStatus",
     "Lane",
     "LaneBusyError",
     "LaneState",
     "Log",
+    "MissedLogsError",
     "NotPossibleError",
     "Reader",
     "Receipt",
@@ -93,25 +133,35 @@ __all__ = [
     "TransactionRequest",
     "TransactionState",
     "UnknownChainError",
+    "UnknownHandlerError",
+    "WatchedContract",
     "Wei",
     "cancel_transaction",
     "chain_reader",
+    "compare_holders",
+    "compare_index",
     "decode_revert",
     "drain_lane",
     "encode_constructor",
     "find_chain",
     "give_up_transaction",
+    "index_status",
     "lane_difference",
+    "on_event",
+    "pause_contract",
     "pause_lane",
     "receipt_of",
     "register_chain",
     "requeue_transaction",
+    "reread_contract",
     "resend_transactions",
+    "resume_contract",
     "resume_lane",
     "resync_lane",
     "speed_up_transaction",
     "submit_transaction",
     "submit_transactions",
+    "watch_contract",
 ]
 
 

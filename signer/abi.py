@@ -54,6 +54,11 @@ def selector(entry: Mapping[str, Any]) -> bytes:
     return keccak(text=_signature(entry))[:4]
 
 
+def event_topic(entry: Mapping[str, Any]) -> str:
+    """Return the topic by which the logs of an event are known."""
+    return "0x" + keccak(text=_signature(entry)).hex()
+
+
 def _prepared(parameter: Mapping[str, Any], value: Any) -> Any:
     """Turn what callers write into what the codec takes: hex text into bytes, mappings into tuples."""
     kind = str(parameter["type"])
@@ -143,10 +148,10 @@ class Contract:
         )
         if entry is None:
             raise ValueError(f"no event {name!r} in this ABI")
-        topic = "0x" + keccak(text=_signature(entry)).hex()
+        topic = event_topic(entry)
         matching = (log for log in logs if log.topics and log.topics[0].lower() == topic)
         return [
-            _event_arguments(entry, log)
+            event_arguments(entry, log)
             for log in matching
             if self.address is None or log.address.lower() == self.address.lower()
         ]
@@ -176,7 +181,8 @@ class Contract:
         return found[0]
 
 
-def _event_arguments(entry: Mapping[str, Any], log: LogEntry) -> dict[str, Any]:
+def event_arguments(entry: Mapping[str, Any], log: LogEntry) -> dict[str, Any]:
+    """Return the arguments of an event by name. Raises ValueError where the log is not one of this event."""
     indexed = [parameter for parameter in entry["inputs"] if parameter["indexed"]]
     plain = [parameter for parameter in entry["inputs"] if not parameter["indexed"]]
     values = dict(

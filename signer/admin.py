@@ -19,6 +19,7 @@ from unfold.decorators import display
 
 from signer import queue
 from signer.cells import AttemptCells, Shown, alarm, short, to_lane
+from signer.events import admin as events_admin  # noqa: F401 - its pages register themselves
 from signer.forms import EndpointForm
 from signer.models import Attempt, Block, Chain, Endpoint, Lane, Transaction
 from signer.requests import TransactionRequest

@@ -8,6 +8,8 @@
     ├── IdempotencyConflictError  FAIL       the key was used for another transaction
     ├── NotPossibleError          FAIL       what a person asked for does not suit the state
     ├── LaneBusyError             RETRY      a worker is at the lane; again in a moment
+    ├── UnknownHandlerError       FAIL       no code here handles such events
+    ├── MissedLogsError           PARK       the events of a contract do not add up
     └── RpcError                  RECONCILE  the node gave no answer; nothing may be concluded from it
         ├── ChainMismatchError    FAIL       the node behind the URL serves another chain
         ├── RpcTransportError     RECONCILE  timeout, reset, 5xx, no JSON: it may have been carried out
@@ -108,6 +110,26 @@ class LaneBusyError(SignerError):
     cause = "A worker is at the lane; it gives it back within seconds."
     remedy = "Try again."
     disposition = Disposition.RETRY
+
+
+class UnknownHandlerError(SignerError):
+    """No event handler of this name is registered, or it can't be undone."""
+
+    code = "EVENT_HANDLER_UNKNOWN"
+    cause = "The name is misspelt, the module with the handler is not imported at start, or the handler has no undo."
+    remedy = "Import the handler from the workflows module of its app, and deploy that to every worker."
+    disposition = Disposition.FAIL
+
+
+class MissedLogsError(SignerError):
+    """The events of a contract do not add up: somebody would hold less than nothing."""
+
+    code = "EVENT_LOGS_MISSED"
+    cause = (
+        "The contract is registered from too late a block, or it changes balances without a Transfer event."
+    )
+    remedy = "Have it read again from the block of its creation; a token that keeps balances otherwise can't be indexed."
+    disposition = Disposition.PARK
 
 
 class RpcError(SignerError):

@@ -5,8 +5,9 @@ from typing import Any
 
 from signer import chains
 from signer.abi import Contract, decode_revert
+from signer.blocks import WINDOW
 from signer.errors import CallRevertedError, RpcError
-from signer.rpc import Call
+from signer.rpc import Call, quantity
 
 BlockTag = str | int
 
@@ -40,6 +41,10 @@ class Reader:
     def call_many(self, calls: Sequence[tuple[str, str]], block: BlockTag = "latest") -> list[bytes]:
         """Return what each call answers, asked in one batch. Raises the first one's error."""
         return [_bytes(answer) for answer in self._rpc.batch([_call(to, data, block) for to, data in calls])]
+
+    def undisputed_block(self) -> int:
+        """Return the number of a recent block that lies below every fork that is followed."""
+        return max(0, quantity(self._rpc.call("eth_blockNumber")) - WINDOW)
 
     def code(self, address: str, block: BlockTag = "latest") -> bytes:
         """Return the code at an address; empty where there is no contract."""

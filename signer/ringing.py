@@ -33,6 +33,13 @@ def ring_probe(chain_id: int) -> None:
         _ring(target, "probe", chain_id)
 
 
+def ring_index(chain_id: int) -> None:
+    """Have a worker read the logs of the chain's contracts."""
+    target = f"index:{chain_id}"
+    if queue.ring_wanted(target):
+        _ring(target, "index", chain_id)
+
+
 def ring_lane_after_commit(lane_id: UUID, *entries: tuple[UUID, float]) -> None:
     """Queue the transactions and wake the lane, once the caller's database transaction is committed."""
     after_commit(lambda: ring_lane(lane_id, *entries))

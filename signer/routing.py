@@ -33,7 +33,7 @@ def route(
     name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Any, **_: Any
 ) -> dict[str, str] | None:
     """Return where a task goes when it belongs to a chain; a router for Celery."""
-    if name in ("signer.watch", "signer.probe"):
+    if name in ("signer.watch", "signer.probe", "signer.index"):
         return {"queue": queue_of(int(args[0]))}
     if name == "signer.drain":
         chain_id = chain_of(UUID(str(args[0])))

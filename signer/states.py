@@ -189,6 +189,14 @@ class ForeignNonces(TextChoices):
     ADOPT = "ADOPT", "the transaction gets another nonce, people are told"
 
 
+class WatchedState(TextChoices):
+    """Whether the logs of a contract are read."""
+
+    ACTIVE = "ACTIVE"
+    PAUSED = "PAUSED", "paused by a person"
+    FAILED = "FAILED", "its handler fails, and is tried again"
+
+
 class IncidentKind(TextChoices):
     """What a person is told of. Each has a section of its own in docs/operating.md."""
 

@@ -10,13 +10,13 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from signer import queue, routing
-from signer.models import Attempt, Chain, Endpoint, Lane, Transaction
-from signer.ringing import ring_chain, ring_lane, ring_probe
-from signer.states import IN_FLIGHT, WAITING, AttemptState, TransactionState
+from signer.models import Attempt, Chain, Endpoint, EventIndex, Lane, Transaction, WatchedContract
+from signer.ringing import ring_chain, ring_index, ring_lane, ring_probe
+from signer.states import IN_FLIGHT, WAITING, AttemptState, TransactionState, WatchedState
 
 log = structlog.get_logger()
 
@@ -29,7 +29,16 @@ ANNOUNCE_SECONDS = 30
 
 def sweep() -> None:
     """Ring every lane and chain that has work nobody is doing. One rule that fails does not stop the others."""
-    for rule in (waiting_lanes, unsent_lanes, overdue_lanes, watched_chains, paused_endpoints, served_chains):
+    rules = (
+        waiting_lanes,
+        unsent_lanes,
+        overdue_lanes,
+        watched_chains,
+        indexed_chains,
+        paused_endpoints,
+        served_chains,
+    )
+    for rule in rules:
         _try(rule)
 
 
@@ -94,6 +103,15 @@ def served_chains() -> None:
     """Tell the workers every now and then which chains there are: one may have missed a new one."""
     if queue.announcement_wanted(ANNOUNCE_SECONDS):
         routing.announce(list(Chain.objects.values_list("pk", flat=True)))
+
+
+def indexed_chains() -> None:
+    """Chains whose contracts' logs are to be read, where nobody reads and it is time to look for new blocks."""
+    free = EventIndex.objects.filter(Q(lease_until__isnull=True) | Q(lease_until__lt=Now()))
+    due = free.filter(Q(look_at__isnull=True) | Q(look_at__lt=Now()))
+    read = WatchedContract.objects.filter(index=OuterRef("pk")).exclude(state=WatchedState.PAUSED)
+    for chain_id in due.filter(Exists(read)).values_list("pk", flat=True):
+        ring_index(chain_id)
 
 
 def _free_lanes() -> QuerySet[Lane]:

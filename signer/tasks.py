@@ -6,6 +6,7 @@ from celery import shared_task
 from django.db import InterfaceError, OperationalError
 
 from signer import chains, lanes, queue, routing, sweeping, turns, watching
+from signer.events import indexing
 
 # A database that is away for a moment: the message is worth more than a log line, though the sweep would replace it.
 RETRIED = {
@@ -39,6 +40,12 @@ def probe(chain_id: int) -> None:
     """Ask endpoints that were left alone for a while whether they work again."""
     queue.heard(f"probe:{chain_id}")
     chains.connect(chain_id).probe()
+
+
+@shared_task(name="signer.index", **RETRIED)
+def index(chain_id: int) -> None:
+    """Read the logs of a chain's contracts for one slice."""
+    indexing.index(chain_id)
 
 
 @shared_task(name="signer.sweep", ignore_result=True)

@@ -80,6 +80,11 @@ class View:
         with _as_step_errors(self.chain_id):
             return chain_reader(self.chain_id).read_many(calls)
 
+    def undisputed_block(self) -> int:
+        """Return the number of a recent block that no fork replaces: what is sent from now on can't be in an earlier one."""
+        with _as_step_errors(self.chain_id):
+            return chain_reader(self.chain_id).undisputed_block()
+
 
 @contextmanager
 def _as_step_errors(chain_id: int) -> Iterator[None]:

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from dalp.assets.calls import PATIENT, contract
 from dalp.assets.eligibility import Standing, broken_rules, read_standings, require_free_symbol, require_room
+from dalp.assets.holders import index_holders
 from dalp.assets.models import Asset, AssetState
 from dalp.assets.notices import send_notices
 from dalp.assets.platforms import OnChain, platform_on
@@ -77,9 +78,10 @@ class IssueAssetInput(Input):
 
 
 class Eligibility(Output):
-    """What was known about the investors when they were found eligible."""
+    """What was known about the investors when they were found eligible; the token is younger than the block."""
 
     investors: list[Standing]
+    older_block: int
 
 
 class TokenSuite(Output):
@@ -143,7 +145,7 @@ class IssueAsset(Workflow[IssueAssetInput, IssuedAsset]):
         ]
         if broken:
             raise PermanentError("ASSET_INVESTOR_NOT_ELIGIBLE", "; ".join(broken))
-        return Eligibility(investors=standings)
+        return Eligibility(investors=standings, older_block=platform.view.undisputed_block())
 
     @verify_eligibility.undo(retry=PATIENT)
     def notify_stopped(self, input: IssueAssetInput, operation: Operation, failure: StepFailure) -> int:
@@ -211,9 +213,13 @@ class IssueAsset(Workflow[IssueAssetInput, IssuedAsset]):
 
     @step(effect="transactional")
     def record_asset(
-        self, input: IssueAssetInput, operation: Operation, confirm_deployment: TokenSuite
+        self,
+        input: IssueAssetInput,
+        operation: Operation,
+        verify_eligibility: Eligibility,
+        confirm_deployment: TokenSuite,
     ) -> str:
-        """Keep the asset for people to find; from here on its symbol is taken."""
+        """Keep the asset for people to find, and have its holders kept; from here on its symbol is taken."""
         asset = Asset.objects.create(
             chain_id=input.chain_id,
             symbol=input.symbol,
@@ -222,6 +228,7 @@ class IssueAsset(Workflow[IssueAssetInput, IssuedAsset]):
             run_id=operation.run_id,
             **confirm_deployment.model_dump(),
         )
+        index_holders(asset, verify_eligibility.older_block)
         return str(asset.pk)
 
     @record_asset.undo(effect="transactional")

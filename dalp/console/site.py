@@ -34,6 +34,11 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
         ("Lanes", "low_priority", "admin:signer_lane_changelist"),
         ("Chains", "link", "admin:signer_chain_changelist"),
         ("Blocks", "view_in_ar", "admin:signer_block_changelist"),
+        ("Event indexes", "sync", "admin:signer_eventindex_changelist"),
+        ("Indexed blocks", "deployed_code_history", "admin:signer_indexedblock_changelist"),
+        ("Watched contracts", "visibility", "admin:signer_watchedcontract_changelist"),
+        ("Event logs", "receipt_long", "admin:signer_eventlog_changelist"),
+        ("Holdings", "pie_chart", "admin:signer_holding_changelist"),
     ],
     "Keys": [
         ("Keys", "key", "admin:keyguard_key_changelist"),

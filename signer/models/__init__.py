@@ -5,6 +5,7 @@ bytes and hash never change and no attempt is ever deleted (triggers, see migrat
 """
 
 from signer.models.chains import Block, Chain, Endpoint
+from signer.models.events import EventIndex, EventLog, Holding, IndexedBlock, WatchedContract
 from signer.models.incidents import Act, Incident
 from signer.models.payloads import Authorization, Blob
 from signer.models.transactions import Attempt, Lane, Transaction
@@ -17,7 +18,12 @@ __all__ = [
     "Block",
     "Chain",
     "Endpoint",
+    "EventIndex",
+    "EventLog",
+    "Holding",
     "Incident",
+    "IndexedBlock",
     "Lane",
     "Transaction",
+    "WatchedContract",
 ]

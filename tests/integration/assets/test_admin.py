@@ -6,6 +6,7 @@ from django.test import Client
 from django.urls import reverse
 
 from dalp.assets.models import Asset, Investor, Platform
+from signer.models import Chain, EventIndex, Holding, WatchedContract
 from workflows import uuid7
 
 pytestmark = pytest.mark.django_db
@@ -51,3 +52,18 @@ def test_an_asset_is_shown_and_not_changed(people: Client, asset: Asset) -> None
     )
     asset.refresh_from_db()
     assert asset.symbol == "LB30"
+
+
+def test_an_asset_says_how_many_hold_it(people: Client, asset: Asset) -> None:
+    page = reverse("admin:assets_asset_change", args=[asset.pk])
+    assert "not indexed" in people.get(page).content.decode()
+    chain = Chain.objects.create(chain_id=1, name="one", genesis_hash="0x")
+    index = EventIndex.objects.create(chain=chain, front_number=77)
+    WatchedContract.objects.create(index=index, address=TOKEN, handler="erc20.holders", from_block=1)
+    for number, balance in enumerate((5, 0, 7)):
+        Holding.objects.create(
+            chain=chain, token=TOKEN, holder=f"0x{number}", balance_wei=balance, updated_block=1
+        )
+    text = people.get(page).content.decode()
+    assert ">2</a>, as of block 77" in text
+    assert f"/admin/signer/holding/?chain=1&amp;token={TOKEN}" in text

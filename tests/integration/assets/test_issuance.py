@@ -9,9 +9,10 @@ from pytest_django.fixtures import Settings
 
 from dalp.assets.calls import contract
 from dalp.assets.models import Asset, AssetState
-from signer import Transaction, TransactionState, lanes
+from signer import Holding, Transaction, TransactionState, WatchedContract, compare_index, lanes
 from signer.admission import estimate_call
-from tests.integration.assets.conftest import GERMANY, Stage
+from signer.events import indexing
+from tests.integration.assets.conftest import CHAIN_ID, GERMANY, Stage
 from workflows.models import Run
 from workflows.states import RunState
 
@@ -76,6 +77,24 @@ def test_an_asset_is_issued_and_the_chain_shows_exactly_what_was_asked(stage: St
     told = {message.to[0]: message.body for message in mail.outbox}
     assert set(told) == {f"{wallet.lower()}@example.com" for wallet in amounts} | {"board@example.com"}
     assert "holds 1000 base units" in told[f"{stage.wallets[0].lower()}@example.com"]
+
+
+def test_the_holders_of_an_asset_are_indexed_from_its_first_mint_on(stage: Stage) -> None:
+    first, second = stage.wallets[:2]
+    run = stage.drive(stage.issue("HELD", {first: 1000, second: 1}))
+    assert run.state == RunState.SUCCEEDED, run.error
+    token = run.output["token"]
+    [watched] = WatchedContract.objects.all()
+    assert (watched.address, watched.label) == (token, "asset HELD")
+    with stage.undone():
+        for _ in range(2):
+            indexing.index(CHAIN_ID)
+        held = Holding.objects.filter(token=token, balance_wei__gt=0)
+        assert dict(held.values_list("holder", "balance_wei")) == {first: 1000, second: 1}
+        stage.act_as(first, token, contract("Token").encode("transfer", second, 400))
+        indexing.index(CHAIN_ID)
+        assert dict(held.values_list("holder", "balance_wei")) == {first: 600, second: 401}
+        assert compare_index(CHAIN_ID) == []
 
 
 def test_investors_registered_once_count_for_the_next_token(stage: Stage) -> None:

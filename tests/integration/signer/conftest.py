@@ -8,6 +8,7 @@ import pytest
 from dalp.local.servers import AnvilServer
 
 if TYPE_CHECKING:
+    from tests.integration.signer.coins import Coins
     from tests.integration.signer.lying_node import LyingNode
     from tests.integration.signer.stage import Stage
 
@@ -61,3 +62,13 @@ def pair(manual: "Stage") -> Iterator[tuple["LyingNode", "LyingNode"]]:
     yield nodes
     for node in nodes:
         node.stop()
+
+
+@pytest.fixture
+def coins(manual: "Stage") -> "Coins":
+    """A chain that mines when told, with a confirmation depth of 3, and the event index over it."""
+    from signer.models import Chain
+    from tests.integration.signer.coins import Coins
+
+    Chain.objects.update(confirmations=3)
+    return Coins(manual)
