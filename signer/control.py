@@ -4,6 +4,7 @@ Every move is a conditional UPDATE; what has to be signed or sent is left to the
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -132,24 +133,35 @@ def speed_up_transaction(row: Transaction, offer: Fees | None = None, *, actor: 
 
 def _checked(row: Transaction, offer: Fees) -> dict[str, Any]:
     best = fees.highest([fees_of(attempt) for attempt in attempts_of([row])])
-    least = Fees(fees.raised(best.max_fee_per_gas_wei), fees.raised(best.max_priority_fee_per_gas_wei))
+    least = fees.least_replacement(best)
+    if not offer.max_fee_per_blob_gas_wei:
+        offer = replace(offer, max_fee_per_blob_gas_wei=least.max_fee_per_blob_gas_wei)
     limit = row.chain.max_fee_per_gas_wei
     if offer.max_priority_fee_per_gas_wei > offer.max_fee_per_gas_wei:
         raise NotPossibleError("the tip is more than the fee", "Offer a fee of at least the tip.")
     if not offer.covers(least):
         raise NotPossibleError(
             f"a node takes no less than {gwei(least.max_fee_per_gas_wei)} gwei with a tip of "
-            f"{gwei(least.max_priority_fee_per_gas_wei)} gwei in place of what is out",
+            f"{gwei(least.max_priority_fee_per_gas_wei)} gwei{_for_blobs(least)} in place of what is out",
             "Offer at least that.",
         )
-    if offer.max_fee_per_gas_wei > limit:
+    if max(offer.max_fee_per_gas_wei, offer.max_fee_per_blob_gas_wei) > limit:
         raise NotPossibleError(
             f"the chain's ceiling is {gwei(limit)} gwei", "Offer less, or raise the ceiling first."
         )
     return {
         "max_fee_per_gas_wei": str(offer.max_fee_per_gas_wei),
         "max_priority_fee_per_gas_wei": str(offer.max_priority_fee_per_gas_wei),
+        "max_fee_per_blob_gas_wei": str(offer.max_fee_per_blob_gas_wei),
     }
+
+
+def _for_blobs(offer: Fees) -> str:
+    return (
+        f" and {gwei(offer.max_fee_per_blob_gas_wei)} gwei for blobs"
+        if offer.max_fee_per_blob_gas_wei
+        else ""
+    )
 
 
 def resend_transactions(lane: Lane, first: int, last: int, *, actor: str, reason: str) -> int:

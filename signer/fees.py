@@ -126,6 +126,17 @@ def doubled(wei: int) -> int:
     return max(2 * wei, wei + 1)
 
 
+def least_replacement(best: Fees) -> Fees:
+    """Return the least that a node must accept in place of `best`; see `replacement_fees`."""
+    if best.max_fee_per_blob_gas_wei:
+        return Fees(
+            doubled(best.max_fee_per_gas_wei),
+            doubled(best.max_priority_fee_per_gas_wei),
+            doubled(best.max_fee_per_blob_gas_wei),
+        )
+    return Fees(raised(best.max_fee_per_gas_wei), raised(best.max_priority_fee_per_gas_wei))
+
+
 def replacement_fees(best: Fees, market: Fees, limit: Fees) -> Fees | None:
     """Return fees that a node must accept in place of `best`, or None when the ceiling forbids it.
 
@@ -134,12 +145,7 @@ def replacement_fees(best: Fees, market: Fees, limit: Fees) -> Fees | None:
     Where `best` has a fee for blobs, all three are at least doubled, for blob pools ask for 100 % more on each.
     Sources: go-ethereum core/txpool/legacypool and core/txpool/blobpool, PriceBump.
     """
-    more = doubled if best.max_fee_per_blob_gas_wei else raised
-    floor = Fees(
-        more(best.max_fee_per_gas_wei),
-        more(best.max_priority_fee_per_gas_wei),
-        more(best.max_fee_per_blob_gas_wei) if best.max_fee_per_blob_gas_wei else 0,
-    )
+    floor = least_replacement(best)
     if not limit.covers(floor):
         return None
     max_fee = max(floor.max_fee_per_gas_wei, min(market.max_fee_per_gas_wei, limit.max_fee_per_gas_wei))

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Max, QuerySet
 
 from signer import blocks, chains, control, foreign, standing
+from signer.authorities import promised_nonces
 from signer.errors import NotPossibleError
 from signer.models import Lane, Transaction
 from signer.ringing import after_commit, ring_lane
@@ -53,7 +54,7 @@ def lane_difference(lane: Lane) -> Difference:
     )
     latest, pending, final = (quantity(answer) for answer in _checked(answers))
     rows = Transaction.objects.filter(lane=lane)
-    highest = rows.aggregate(highest=Max("nonce"))["highest"]
+    highest = max([*promised_nonces(lane), *_highest(rows)], default=None)
     in_flight = rows.filter(state__in=IN_FLIGHT)
     suspects = list(in_flight.filter(state=TransactionState.BROADCASTING, nonce__lt=final))
     taken = foreign.proved(rpc, suspects, deep) if suspects else []
@@ -69,6 +70,11 @@ def lane_difference(lane: Lane) -> Difference:
         foreign=[str(row.pk) for row in taken],
         notes=_notes(lane, latest, pending, highest, proposed, len(taken)),
     )
+
+
+def _highest(rows: QuerySet[Transaction]) -> list[int]:
+    highest = rows.aggregate(highest=Max("nonce"))["highest"]
+    return [] if highest is None else [highest]
 
 
 def _checked(answers: list[Any]) -> list[Any]:

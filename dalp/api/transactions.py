@@ -280,10 +280,14 @@ class Word(Schema):
 
 
 class SpeedUp(Word):
-    """How high to go: both fees, or neither for an eighth more or the market, whichever is more."""
+    """How high to go: both fees, or neither for an eighth more or the market, whichever is more.
+
+    Of a transaction with blobs all three are doubled at least, the third also when it is left out.
+    """
 
     max_fee_per_gas_wei: Amount | None = None
     max_priority_fee_per_gas_wei: Amount | None = None
+    max_fee_per_blob_gas_wei: Amount = Field(0, json_schema_extra={"default": "0"})
 
     @model_validator(mode="after")
     def both_or_neither(self) -> "SpeedUp":
@@ -297,7 +301,8 @@ class SpeedUp(Word):
         """The offer in wei per gas, or None."""
         if self.max_fee_per_gas_wei is None or self.max_priority_fee_per_gas_wei is None:
             return None
-        return Fees(self.max_fee_per_gas_wei, self.max_priority_fee_per_gas_wei)
+        fees = self.max_fee_per_gas_wei, self.max_priority_fee_per_gas_wei
+        return Fees(*fees, self.max_fee_per_blob_gas_wei)
 
 
 ACTING: dict[str, Any] = {

@@ -12,6 +12,7 @@ from keyguard.models import Key, SigningRecord
 from signer import authorities, lanes, signing
 from signer.errors import AuthorityTwiceError, UnknownAuthorityError
 from signer.models import Attempt, Authorization, Lane, Transaction
+from signer.resync import lane_difference
 from tests.integration.signer.lying_node import LyingNode
 from tests.integration.signer.stage import Crash, Stage, crash_at
 
@@ -268,7 +269,7 @@ def test_expired_handover_makes_way_for_a_plain_no_op(
     assert row.winner.receipt is not None
     assert (row.winner.purpose, row.winner.receipt["type"]) == ("NOOP", "0x2")
     assert code(manual, manual.key.address) == code(manual, wallet.address) == "0x"
-    # What was promised and not used is a gap; the address's next authorisation may use it.
+    # What was promised and not used is a gap, which a filler takes, or the address's next authorisation.
     if authority == "wallet":
         again = hand_over(manual, delegate, "wallet")
         manual.drain()
@@ -276,6 +277,12 @@ def test_expired_handover_makes_way_for_a_plain_no_op(
         assert state(again)[0] == "COMPLETED"
         assert Authorization.objects.get(transaction=again).nonce == 0
         assert lane_of(wallet).next_nonce == 1
+        return
+    after = manual.submit()
+    manual.drain()
+    mine(manual)
+    assert state(after) == ("COMPLETED", "", 3)
+    assert Transaction.objects.get(nonce=2).kind == "FILLER"
 
 
 def test_replacement_carries_the_same_authorisations(
@@ -322,6 +329,13 @@ def test_nonce_of_an_authorisation_is_the_next_after_those_that_are_used(manual:
     authorization.nonce = 5
     assert authorities.nonce_of(authorization, manual.lane, 7, {}) == 5
     assert authorities.nonce_of(authorization, lane_of(wallet), 7, {wallet.address: 3}) == 8
+
+
+def test_resync_knows_of_a_nonce_that_is_promised(manual: Stage, delegate: str, wallet: Key) -> None:
+    hand_over(manual, delegate, "wallet")
+    manual.drain()
+    assert lane_difference(lane_of(wallet)).proposed_next_nonce == 1
+    assert lane_difference(lane_of(wallet)).is_in_step
 
 
 def test_key_that_cannot_sign_now_keeps_the_transaction_waiting(

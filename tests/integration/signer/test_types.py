@@ -11,7 +11,9 @@ from eth_account.messages import _hash_eip191_message, encode_defunct, encode_ty
 import keyguard
 from dalp.local.servers import AnvilServer
 from keyguard.backends import BACKENDS, database
-from signer.errors import EnvelopeUnsupportedError
+from signer.control import speed_up_transaction
+from signer.errors import EnvelopeUnsupportedError, NotPossibleError
+from signer.fees import Fees
 from signer.models import Attempt, Blob, Transaction
 from signer.rpc_errors import ErrorClass, classify_message
 from tests.integration.signer.lying_node import LyingNode
@@ -127,6 +129,24 @@ def test_blob_transaction_is_replaced_by_one_that_offers_twice_as_much_of_all_th
     assert int(receipt(row)["blobGasUsed"], 16) == 2 * 131_072
     blob_cost = 2 * 131_072 * second.max_fee_per_blob_gas_wei
     assert second.max_cost_wei == second.gas_limit * second.max_fee_per_gas_wei + blob_cost + 1
+
+
+@pytest.mark.case("S59")
+def test_person_who_raises_a_blob_transaction_must_double_it(manual: Stage) -> None:
+    row = manual.submit(blobs=[BLOB])
+    manual.drain()
+    [first] = manual.attempts(row.pk)
+    cap, tip = first.max_fee_per_gas_wei, first.max_priority_fee_per_gas_wei
+    act = {"actor": "ada", "reason": "in a hurry"}
+    for offer in (Fees(2 * cap - 1, 2 * tip), Fees(2 * cap, 2 * tip, first.max_fee_per_blob_gas_wei)):
+        with pytest.raises(NotPossibleError, match="for blobs"):
+            speed_up_transaction(row, offer, **act)
+    speed_up_transaction(row, Fees(3 * cap, 2 * tip), **act)
+    manual.drain()
+    _, second = manual.attempts(row.pk)
+    assert second.max_fee_per_gas_wei == 3 * cap
+    assert second.max_fee_per_blob_gas_wei == 2 * first.max_fee_per_blob_gas_wei
+    assert second.state == "SENT"
 
 
 @pytest.mark.case("S59", "S61")
