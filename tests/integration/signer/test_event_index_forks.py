@@ -164,6 +164,7 @@ def test_a_fork_below_all_that_is_known_begins_again(coins: Coins) -> None:
 
 
 def test_another_chain_behind_the_url_undoes_nothing(coins: Coins, start_anvil: Callable[..., Any]) -> None:
+    from signer import register_chain
     from signer.models import Endpoint
 
     token = watched(coins)
@@ -173,7 +174,7 @@ def test_another_chain_behind_the_url_undoes_nothing(coins: Coins, start_anvil: 
     coins.turn()
     assert "serves chain 5" in coins.index.last_error
     assert coins.holders(token) == {ANN: 100}
-    Endpoint.objects.update(url=coins.stage.anvil.url)
+    register_chain(31337, "test", [coins.stage.anvil.url])  # as `add_chain` corrects it
     coins.turn()
     coins.require_equal()
 
