@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from signer import Contract
 
 PASSWORD = "chaos"
-COUNTER = json.loads((Path(__file__).parents[1] / "contracts" / "Counter.json").read_text())
+CONTRACTS = Path(__file__).parents[1] / "contracts"
+COUNTER, COIN = (json.loads((CONTRACTS / f"{name}.json").read_text()) for name in ("Counter", "Coin"))
+NOBODY = "0x" + "00" * 20
 CHAIN_IDS = (31337, 31338)
 BLOCK_SECONDS = 0.5
 # More than the deepest reorganisation: what is final stays.
@@ -48,28 +50,39 @@ def environment(postgres_port: int, redis_port: int) -> dict[str, str]:
 
 @dataclass
 class ChainUnderTest:
-    """A chain, the proxy before it, and the contract on it that counts."""
+    """A chain, the proxy before it, and two contracts on it that show what was executed, and how often."""
 
     anvil: servers.AnvilServer
     proxy: LyingNode
-    contract: "Contract"
+    counter: "Contract"
+    coin: "Contract"
 
     @property
     def chain_id(self) -> int:
         return self.anvil.chain_id
 
-    def counts(self, numbers: list[int]) -> dict[int, int]:
-        """Return how often the contract has counted each request."""
-        found: dict[int, int] = {}
-        for number in numbers:
-            data = self.contract.encode("counts", number)
-            answer = self.anvil.rpc("eth_call", {"to": self.contract.address, "data": data}, "latest")
-            found[number] = int(answer, 16)
-        return found
+    def request(self, number: int) -> tuple[str, str]:
+        """Return target and data of a request: every other one is counted, or mints one coin to an address of its own."""
+        if number % 4 < 2:
+            return str(self.counter.address), self.counter.encode("record", number)
+        return str(self.coin.address), self.coin.encode("move", [(NOBODY, receiver(number), 1)])
+
+    def executions(self, number: int) -> int:
+        """Return how often a request was executed, as the chain says."""
+        if number % 4 < 2:
+            return self._ask(self.counter, "counts", number)
+        return self._ask(self.coin, "balanceOf", receiver(number))
 
     def total(self) -> int:
-        call = {"to": self.contract.address, "data": self.contract.encode("total")}
+        return self._ask(self.counter, "total") + self._ask(self.coin, "totalSupply")
+
+    def _ask(self, contract: "Contract", function: str, *arguments: object) -> int:
+        call = {"to": contract.address, "data": contract.encode(function, *arguments)}
         return int(self.anvil.rpc("eth_call", call, "latest"), 16)
+
+
+def receiver(number: int) -> str:
+    return f"0x{number + 2**80:040x}"
 
 
 class Stage:
@@ -104,7 +117,8 @@ class Stage:
             chain.proxy.chaos = Chaos(seed=seed + chain.chain_id, dropped=dropped)
 
     def _start_chain(self, chain_id: int, addresses: list[str]) -> ChainUnderTest:
-        from signer import Contract, encode_constructor, register_chain
+        from signer import register_chain, watch_contract
+        from signer.events.holders import HOLDERS
 
         anvil = servers.start_anvil(chain_id=chain_id, block_time=BLOCK_SECONDS)
         for address in addresses:
@@ -117,16 +131,22 @@ class Stage:
             confirmations=CONFIRMATIONS,
             block_time=BLOCK_SECONDS,
         )
+        counter, coin = self._deploy(anvil, COUNTER), self._deploy(anvil, COIN)
+        # So deep that no reorganisation reaches them.
+        anvil.rpc("anvil_mine", "0x8")
+        watch_contract(chain_id, str(coin.address), handler=HOLDERS, from_block=0)
+        return ChainUnderTest(anvil, proxy, counter, coin)
+
+    def _deploy(self, anvil: servers.AnvilServer, compiled: dict[str, Any]) -> "Contract":
+        from signer import Contract, encode_constructor
+
         [deployer] = anvil.rpc("eth_accounts")[:1]
-        code = encode_constructor(COUNTER["abi"], COUNTER["bytecode"])
+        code = encode_constructor(compiled["abi"], compiled["bytecode"])
         created = anvil.rpc("eth_sendTransaction", {"from": deployer, "data": code, "gas": hex(2_000_000)})
         receipt = wait_until(
             lambda: anvil.rpc("eth_getTransactionReceipt", created), 20, what="the contract is there"
         )
-        # So deep that no reorganisation reaches it.
-        anvil.rpc("anvil_mine", "0x8")
-        contract = Contract(COUNTER["abi"]).at(receipt["contractAddress"])
-        return ChainUnderTest(anvil, proxy, contract)
+        return Contract(compiled["abi"]).at(receipt["contractAddress"])
 
     def _log(self, name: str) -> Path:
         self.logs.append(self.directory / f"{name}{len(self.logs)}.log")

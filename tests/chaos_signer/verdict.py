@@ -2,8 +2,8 @@
 
 from collections import Counter, defaultdict
 
-from signer import Transaction, TransactionState
-from signer.models import Incident, Lane
+from signer import Holding, Transaction, TransactionState, compare_index
+from signer.models import EventLog, Incident, Lane
 from tests.chaos_signer.stage import Stage
 
 
@@ -12,7 +12,7 @@ def judge(stage: Stage, requests: dict[int, list[int]]) -> list[str]:
     wrong: list[str] = []
     for chain in stage.chains:
         wanted = requests[chain.chain_id]
-        counted = Counter(chain.counts(wanted).values())
+        counted = Counter(chain.executions(number) for number in wanted)
         if counted != {1: len(wanted)}:
             wrong.append(f"chain {chain.chain_id}: executed so many times: {dict(counted)}")
         if chain.total() != len(wanted):
@@ -20,7 +20,31 @@ def judge(stage: Stage, requests: dict[int, list[int]]) -> list[str]:
     states = Counter(Transaction.objects.exclude(kind="FILLER").values_list("state", flat=True))
     if set(states) != {TransactionState.COMPLETED}:
         wrong.append(f"not all COMPLETED: {dict(states)}")
-    return wrong + _nonces(stage)
+    return wrong + _nonces(stage) + _index(stage)
+
+
+def _index(stage: Stage) -> list[str]:
+    """Return where the event index says something else than a fresh read of the chains."""
+    return [
+        f"event index of chain {chain.chain_id}: {difference}"
+        for chain in stage.chains
+        for difference in compare_index(chain.chain_id)[:5]
+    ]
+
+
+def indexed(stage: Stage) -> bool:
+    """Return whether the event index has read all that was sent."""
+    return all(
+        Holding.objects.filter(chain_id=chain.chain_id, balance_wei__gt=0).count()
+        >= coins(stage, chain.chain_id)
+        for chain in stage.chains
+    )
+
+
+def coins(stage: Stage, chain_id: int) -> int:
+    """Return how many of the requests on a chain minted a coin."""
+    coin = next(chain.coin for chain in stage.chains if chain.chain_id == chain_id)
+    return Transaction.objects.filter(chain_id=chain_id, to=coin.address).count()
 
 
 def _nonces(stage: Stage) -> list[str]:
@@ -46,5 +70,6 @@ def noticed(stage: Stage) -> dict[str, int]:
         "replaced": stage.logged("transaction_replaced"),
         "fenced": stage.logged("fenced"),
         "fillers": Transaction.objects.filter(kind="FILLER").count(),
+        "logs taken back": EventLog.objects.filter(removed_at__isnull=False).count(),
         "incidents": Incident.objects.count(),
     }
