@@ -159,7 +159,15 @@ CELERY_ACCEPT_CONTENT = ["json"]
 # No time limit for all tasks: a run's steps have their own, which may be longer than any of these would be.
 CELERY_TASK_ANNOTATIONS = {
     name: {"soft_time_limit": 60, "time_limit": 90}
-    for name in ("workflows.sweep", "signer.drain", "signer.watch", "signer.sweep", "dalp.diagnose")
+    for name in (
+        "workflows.sweep",
+        "signer.drain",
+        "signer.watch",
+        "signer.sweep",
+        "signer.money",
+        "signer.check_money",
+        "dalp.diagnose",
+    )
 }
 CELERY_WORKER_MAX_TASKS_PER_CHILD = 2000
 CELERY_WORKER_ETA_TASK_LIMIT = 1000
@@ -182,6 +190,7 @@ CELERY_BEAT_SCHEDULE = {
     # Expiring: sweeps that pile up while no worker runs would only repeat one another.
     "workflows-sweep": {"task": "workflows.sweep", "schedule": 1.0, "options": {"expires": 5}},
     "signer-sweep": {"task": "signer.sweep", "schedule": 1.0, "options": {"expires": 5}},
+    "signer-money": {"task": "signer.money", "schedule": 30.0, "options": {"expires": 25}},
     "diagnose": {"task": "dalp.diagnose", "schedule": crontab(minute=7), "options": {"expires": 1800}},
 }
 
@@ -223,6 +232,7 @@ SIGNER = knobs(
     watch_slice_seconds=3,
     fee_capped_alert_seconds=600,
     recheck_seconds=300,
+    low_runway_hours=6,
 )
 IDENTITY_PROVIDER_URL = env.str("IDENTITY_PROVIDER_URL", default="")
 

@@ -103,7 +103,11 @@ class Rpc:
             reply = self._post(bodies if len(bodies) > 1 else bodies[0])
         except RpcError as error:
             return [error] * len(calls)
-        return _answers(reply, len(calls))
+        answers = _answers(reply, len(calls))
+        for answer in answers:
+            if isinstance(answer, RpcNodeError):
+                answer.host = self.host
+        return answers
 
     def _post(self, body: Any) -> Any:
         try:

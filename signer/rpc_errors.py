@@ -1,14 +1,16 @@
 """What a node means by its refusal of a transaction: one table, ordered, one source per line.
 
 Nodes agree neither on codes nor on words, and some wrap another's text. So the innermost message is matched, the
-code ignored, and the first rule that fits wins. A text that no rule knows is AMBIGUOUS: possibly sent.
+code ignored, and the first rule that fits wins; the operators' own rules (`error_rules`) are asked before the table. A
+text that no rule knows is AMBIGUOUS: possibly sent.
 """
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 from signer.errors import CallRevertedError, RpcError, RpcNodeError, RpcRejectedError
 
@@ -31,20 +33,37 @@ class ErrorClass(Enum):
     AMBIGUOUS = "AMBIGUOUS"  # possibly sent: keep, send the same bytes again
 
 
+class Rule(Protocol):
+    """What some words mean."""
+
+    @property
+    def error_class(self) -> ErrorClass: ...
+
+    def fits(self, message: str) -> bool: ...
+
+
 @dataclass(frozen=True)
-class Rule:
+class TableRule:
+    """A rule of the table below."""
+
     pattern: re.Pattern[str]
     error_class: ErrorClass
 
+    def __str__(self) -> str:
+        return f"the built-in rule “{self.pattern.pattern}”"
 
-def _rule(error_class: ErrorClass, pattern: str) -> Rule:
-    return Rule(re.compile(pattern, re.IGNORECASE), error_class)
+    def fits(self, message: str) -> bool:
+        return self.pattern.search(message) is not None
+
+
+def _rule(error_class: ErrorClass, pattern: str) -> TableRule:
+    return TableRule(re.compile(pattern, re.IGNORECASE), error_class)
 
 
 E = ErrorClass
 
 # A revert reason may contain any other rule's words ("nonce too low" in a meta-transaction), so PERMANENT comes first.
-RULES: tuple[Rule, ...] = (
+RULES: tuple[TableRule, ...] = (
     _rule(E.PERMANENT, r"execution reverted"),  # all: eth_sendRawTransaction with simulation before the pool
     _rule(
         E.PERMANENT, r"gas required exceeds (block )?(gas )?(allowance|limit)"
@@ -148,18 +167,27 @@ def _json_object(text: str) -> dict[str, Any] | None:
     return value if _holds_message(value) else None
 
 
-def classify_message(message: str) -> ErrorClass:
-    """Return what the node means by this text."""
-    for rule in RULES:
-        if rule.pattern.search(message):
-            return rule.error_class
-    return ErrorClass.AMBIGUOUS
+def find_rule(message: str, rules: Sequence[Rule] = ()) -> Rule | None:
+    """Return the rule that knows this text: one of `rules`, which come first, or of the table; None: nobody does."""
+    return next((rule for rule in (*rules, *RULES) if rule.fits(message)), None)
 
 
-def classify(error: RpcError) -> ErrorClass:
-    """Return what may be done after sending a transaction ended in this error."""
+def classify_message(message: str, rules: Sequence[Rule] = ()) -> ErrorClass:
+    """Return what the node means by this text. rules: as of `find_rule`."""
+    rule = find_rule(message, rules)
+    return ErrorClass.AMBIGUOUS if rule is None else rule.error_class
+
+
+def classify(error: RpcError, rules: Sequence[Rule] = ()) -> ErrorClass:
+    """Return what may be done after sending a transaction ended in this error. rules: as of `find_rule`."""
     if isinstance(error, CallRevertedError):
         return ErrorClass.PERMANENT  # whatever words its reason holds
     if isinstance(error, RpcNodeError):
-        return classify_message(error.message)
+        return classify_message(error.message, rules)
     return ErrorClass.RATE if isinstance(error, RpcRejectedError) else ErrorClass.AMBIGUOUS
+
+
+def is_unknown(error: RpcError, rules: Sequence[Rule] = ()) -> bool:
+    """Return whether these are a node's words that no rule knows. rules: as of `find_rule`."""
+    is_words = isinstance(error, RpcNodeError) and not isinstance(error, CallRevertedError)
+    return is_words and find_rule(error.message, rules) is None

@@ -5,7 +5,7 @@ from uuid import UUID
 from celery import shared_task
 from django.db import InterfaceError, OperationalError
 
-from signer import lanes, sweeping, watching
+from signer import lanes, money, sweeping, watching
 
 # A database that is away for a moment: the message is worth more than a log line, though the sweep would replace it.
 RETRIED = {
@@ -15,6 +15,10 @@ RETRIED = {
     "max_retries": 5,
     "ignore_result": True,
 }
+
+
+# A look that nobody took up by then is left to the next.
+MONEY_SECONDS = 25
 
 
 @shared_task(name="signer.drain", **RETRIED)
@@ -33,3 +37,16 @@ def watch(chain_id: int) -> None:
 def sweep() -> None:
     """Find what a lost wake-up left lying."""
     sweeping.sweep()
+
+
+@shared_task(name="signer.money", ignore_result=True)
+def watch_money() -> None:
+    """Have somebody look at the money of each chain's lanes: a chain that hangs keeps no other waiting."""
+    for chain_id in money.busy_chains():
+        check_money.apply_async(args=[chain_id], expires=MONEY_SECONDS, retry=False)
+
+
+@shared_task(name="signer.check_money", **RETRIED)
+def check_money(chain_id: int) -> None:
+    """Look once at the money of a chain's lanes."""
+    money.check(chain_id)

@@ -5,7 +5,23 @@ bytes and hash never change and no attempt is ever deleted (triggers, see migrat
 """
 
 from signer.models.chains import Block, Chain, Endpoint
+from signer.models.error_rules import ErrorRule, UnknownText
 from signer.models.incidents import Act, Incident
+from signer.models.money import LaneMoney, Spending, TopUp
 from signer.models.transactions import Attempt, Lane, Transaction
 
-__all__ = ["Act", "Attempt", "Block", "Chain", "Endpoint", "Incident", "Lane", "Transaction"]
+__all__ = [
+    "Act",
+    "Attempt",
+    "Block",
+    "Chain",
+    "Endpoint",
+    "ErrorRule",
+    "Incident",
+    "Lane",
+    "LaneMoney",
+    "Spending",
+    "TopUp",
+    "Transaction",
+    "UnknownText",
+]
