@@ -100,14 +100,17 @@ def _is_free(rule: Any) -> bool:
 
 
 def find_rule(lane_id: UUID) -> TopUp:
-    """Return the rule of a lane. Raises PermanentError when there is none, or it is paused, or pays itself."""
+    """Return the rule of a lane. Raises PermanentError when there is none that can pay, and says why."""
     rule = TopUp.objects.select_related("lane").filter(lane_id=lane_id).first()
     if rule is None or not rule.active:
         raise PermanentError("TOP_UP_PAUSED", f"the top-up of lane {lane_id} is paused, or there is none")
-    if keyguard.find_key(rule.treasury).address == rule.lane.address:
-        raise PermanentError(
-            "TOP_UP_TO_ITSELF", f"{rule.treasury} is the key of the lane that it is to fill up"
-        )
+    try:
+        treasury = keyguard.find_key(rule.treasury)
+    except keyguard.KeyNotFoundError as error:
+        raise PermanentError("TOP_UP_WITHOUT_TREASURY", str(error)) from None
+    if treasury.address == rule.lane.address:
+        text = f"{rule.treasury} is the key of the very lane that it is to fill up"
+        raise PermanentError("TOP_UP_TO_ITSELF", text)
     return rule
 
 

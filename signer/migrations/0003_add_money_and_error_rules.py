@@ -2,107 +2,237 @@
 
 import django.db.models.deletion
 import django.db.models.functions.datetime
+from django.db import migrations, models
+
 import keyguard.fields
 import signer.models.error_rules
-from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('signer', '0002_protect_history'),
+        ("signer", "0002_protect_history"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='LaneMoney',
+            name="LaneMoney",
             fields=[
-                ('lane', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='money', serialize=False, to='signer.lane')),
-                ('low_balance_wei', keyguard.fields.Uint256Field(blank=True, null=True)),
-                ('balance_wei', keyguard.fields.Uint256Field(editable=False, null=True)),
-                ('balance_at', models.DateTimeField(editable=False, null=True)),
-                ('spent_hour_wei', keyguard.fields.Uint256Field(default=0, editable=False)),
-                ('spent_day_wei', keyguard.fields.Uint256Field(default=0, editable=False)),
-                ('runway_seconds', models.BigIntegerField(editable=False, null=True)),
-                ('waits', models.BooleanField(default=False, editable=False)),
-                ('low_since', models.DateTimeField(blank=True, editable=False, null=True)),
-                ('told_at', models.DateTimeField(editable=False, null=True)),
+                (
+                    "lane",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        primary_key=True,
+                        related_name="money",
+                        serialize=False,
+                        to="signer.lane",
+                    ),
+                ),
+                ("low_balance_wei", keyguard.fields.Uint256Field(blank=True, null=True)),
+                ("balance_wei", keyguard.fields.Uint256Field(editable=False, null=True)),
+                ("balance_at", models.DateTimeField(editable=False, null=True)),
+                ("spent_hour_wei", keyguard.fields.Uint256Field(default=0, editable=False)),
+                ("spent_day_wei", keyguard.fields.Uint256Field(default=0, editable=False)),
+                ("runway_seconds", models.BigIntegerField(editable=False, null=True)),
+                ("waits", models.BooleanField(default=False, editable=False)),
+                ("low_since", models.DateTimeField(blank=True, editable=False, null=True)),
+                ("told_at", models.DateTimeField(editable=False, null=True)),
             ],
             options={
-                'verbose_name': 'balance',
-                'indexes': [models.Index(condition=models.Q(('low_since__isnull', False)), fields=['low_since'], name='signer_lane_money_low')],
+                "verbose_name": "balance",
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(("low_since__isnull", False)),
+                        fields=["low_since"],
+                        name="signer_lane_money_low",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='TopUp',
+            name="TopUp",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('treasury', models.CharField(max_length=100)),
-                ('level_wei', keyguard.fields.Uint256Field()),
-                ('daily_cap_wei', keyguard.fields.Uint256Field()),
-                ('active', models.BooleanField(default=True)),
-                ('day', models.DateField(editable=False, null=True)),
-                ('reserved_wei', keyguard.fields.Uint256Field(default=0, editable=False)),
-                ('number', models.PositiveIntegerField(default=0, editable=False)),
-                ('run_id', models.UUIDField(editable=False, null=True)),
-                ('filled_at', models.DateTimeField(editable=False, null=True)),
-                ('filled_wei', keyguard.fields.Uint256Field(editable=False, null=True)),
-                ('created_by', models.CharField(editable=False, max_length=150)),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False)),
-                ('lane', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, related_name='top_up', to='signer.lane')),
-                ('transfer', models.ForeignKey(editable=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='signer.transaction')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("treasury", models.CharField(max_length=100)),
+                ("level_wei", keyguard.fields.Uint256Field()),
+                ("daily_cap_wei", keyguard.fields.Uint256Field()),
+                ("active", models.BooleanField(default=True)),
+                ("day", models.DateField(editable=False, null=True)),
+                ("reserved_wei", keyguard.fields.Uint256Field(default=0, editable=False)),
+                ("number", models.PositiveIntegerField(default=0, editable=False)),
+                ("run_id", models.UUIDField(editable=False, null=True)),
+                ("filled_at", models.DateTimeField(editable=False, null=True)),
+                ("filled_wei", keyguard.fields.Uint256Field(editable=False, null=True)),
+                ("created_by", models.CharField(editable=False, max_length=150)),
+                (
+                    "created_at",
+                    models.DateTimeField(
+                        db_default=django.db.models.functions.datetime.Now(), editable=False
+                    ),
+                ),
+                (
+                    "lane",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="top_up", to="signer.lane"
+                    ),
+                ),
+                (
+                    "transfer",
+                    models.ForeignKey(
+                        editable=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="signer.transaction",
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'top-up',
+                "verbose_name": "top-up",
             },
         ),
         migrations.CreateModel(
-            name='ErrorRule',
+            name="ErrorRule",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('pattern', models.CharField(max_length=300, validators=[signer.models.error_rules.is_pattern])),
-                ('error_class', models.CharField(choices=[('AMBIGUOUS', 'AMBIGUOUS: possibly sent. The same bytes are sent again until a receipt is there'), ('KNOWN', 'KNOWN: the node has it already. It counts as sent'), ('NONCE_LOW', 'NONCE_LOW: the nonce is used. Receipts of every attempt are looked for'), ('NONCE_HIGH', 'NONCE_HIGH: something below it is missing. It is sent again later'), ('UNDERPRICED', 'UNDERPRICED: the fee is too low. Quoted anew, same nonce'), ('UNDERPRICED_REPLACEMENT', 'UNDERPRICED_REPLACEMENT: the pool holds another attempt at this nonce. Raised further'), ('FUNDS', 'FUNDS: the sender cannot pay. It is sent again later'), ('LIMIT', 'LIMIT: the pool is full. Fewer at once, sent again later'), ('FEE_CAP', 'FEE_CAP: this node is configured to refuse such a fee. Sent again later'), ('RATE', 'RATE: the provider turned it away unread. Sent again later'), ('PERMANENT', 'PERMANENT: never accepted. A no-op takes the nonce and the transaction FAILS')], max_length=30)),
-                ('position', models.PositiveSmallIntegerField(default=100)),
-                ('active', models.BooleanField(default=True)),
-                ('note', models.TextField()),
-                ('created_by', models.CharField(editable=False, max_length=150)),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False)),
-                ('updated_by', models.CharField(blank=True, default='', editable=False, max_length=150)),
-                ('updated_at', models.DateTimeField(blank=True, editable=False, null=True)),
-                ('chain', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='error_rules', to='signer.chain')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "pattern",
+                    models.CharField(max_length=300, validators=[signer.models.error_rules.is_pattern]),
+                ),
+                (
+                    "error_class",
+                    models.CharField(
+                        choices=[
+                            (
+                                "AMBIGUOUS",
+                                "AMBIGUOUS: possibly sent. The same bytes are sent again until a receipt is there",
+                            ),
+                            ("KNOWN", "KNOWN: the node has it already. It counts as sent"),
+                            (
+                                "NONCE_LOW",
+                                "NONCE_LOW: the nonce is used. Receipts of every attempt are looked for",
+                            ),
+                            (
+                                "NONCE_HIGH",
+                                "NONCE_HIGH: something below it is missing. It is sent again later",
+                            ),
+                            ("UNDERPRICED", "UNDERPRICED: the fee is too low. Quoted anew, same nonce"),
+                            (
+                                "UNDERPRICED_REPLACEMENT",
+                                "UNDERPRICED_REPLACEMENT: the pool holds another attempt at this nonce. Raised further",
+                            ),
+                            ("FUNDS", "FUNDS: the sender cannot pay. It is sent again later"),
+                            ("LIMIT", "LIMIT: the pool is full. Fewer at once, sent again later"),
+                            (
+                                "FEE_CAP",
+                                "FEE_CAP: this node is configured to refuse such a fee. Sent again later",
+                            ),
+                            ("RATE", "RATE: the provider turned it away unread. Sent again later"),
+                            (
+                                "PERMANENT",
+                                "PERMANENT: never accepted. A no-op takes the nonce and the transaction FAILS",
+                            ),
+                        ],
+                        max_length=30,
+                    ),
+                ),
+                ("position", models.PositiveSmallIntegerField(default=100)),
+                ("active", models.BooleanField(default=True)),
+                ("note", models.TextField()),
+                ("created_by", models.CharField(editable=False, max_length=150)),
+                (
+                    "created_at",
+                    models.DateTimeField(
+                        db_default=django.db.models.functions.datetime.Now(), editable=False
+                    ),
+                ),
+                ("updated_by", models.CharField(blank=True, default="", editable=False, max_length=150)),
+                ("updated_at", models.DateTimeField(blank=True, editable=False, null=True)),
+                (
+                    "chain",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="error_rules",
+                        to="signer.chain",
+                    ),
+                ),
             ],
             options={
-                'ordering': ('position', 'id'),
-                'constraints': [models.CheckConstraint(condition=models.Q(('pattern', ''), _negated=True), name='signer_error_rule_has_pattern')],
+                "ordering": ("position", "id"),
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(("pattern", ""), _negated=True),
+                        name="signer_error_rule_has_pattern",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Spending',
+            name="Spending",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('at', models.DateTimeField()),
-                ('spent_wei', keyguard.fields.Uint256Field()),
-                ('lane', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='spending', to='signer.lane')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("at", models.DateTimeField()),
+                ("spent_wei", keyguard.fields.Uint256Field()),
+                (
+                    "lane",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="spending", to="signer.lane"
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('lane', 'at'), name='signer_spending_lane_at_unique')],
+                "constraints": [
+                    models.UniqueConstraint(fields=("lane", "at"), name="signer_spending_lane_at_unique")
+                ],
             },
         ),
         migrations.CreateModel(
-            name='UnknownText',
+            name="UnknownText",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('text', models.CharField(max_length=300)),
-                ('host', models.CharField(blank=True, default='', max_length=255)),
-                ('sample', models.CharField(max_length=1000)),
-                ('count', models.BigIntegerField(default=0)),
-                ('first_seen_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('last_seen_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('chain', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='unknown_texts', to='signer.chain')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("text", models.CharField(max_length=300)),
+                ("host", models.CharField(blank=True, default="", max_length=255)),
+                ("sample", models.CharField(max_length=1000)),
+                ("count", models.BigIntegerField(default=0)),
+                ("first_seen_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("last_seen_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "chain",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="unknown_texts",
+                        to="signer.chain",
+                    ),
+                ),
             ],
             options={
-                'ordering': ('-last_seen_at', '-id'),
-                'constraints': [models.UniqueConstraint(fields=('chain', 'text'), name='signer_unknown_text_chain_text_unique')],
+                "ordering": ("-last_seen_at", "-id"),
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("chain", "text"), name="signer_unknown_text_chain_text_unique"
+                    )
+                ],
             },
         ),
     ]
