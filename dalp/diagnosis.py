@@ -166,7 +166,7 @@ def readiness() -> list[Finding]:
 
 def diagnose() -> list[Finding]:
     """Return every finding about the installation."""
-    from dalp.chain_diagnosis import check_chains, check_keys, check_lanes
+    from dalp.chain_diagnosis import check_chains, check_keys, check_lanes, check_money
 
     checks = (
         check_database,
@@ -176,6 +176,7 @@ def diagnose() -> list[Finding]:
         check_beat,
         check_chains,
         check_lanes,
+        check_money,
         check_keys,
         check_dead_letters,
     )

@@ -32,6 +32,7 @@ log = structlog.get_logger()
 # So long a lane that is filled up by itself may be low before people are told.
 TOP_UP_PATIENCE = timedelta(minutes=10)
 LANES_MAX = 2000
+ABOUT_WEI = 10**12  # six digits of an ether
 SEEN = (
     "balance_wei", "balance_at", "spent_hour_wei", "spent_day_wei", "runway_seconds", "waits", "low_since",
 )  # fmt: skip
@@ -156,7 +157,9 @@ def _look(money: LaneMoney) -> None:
         if low:
             _tell(money)
         else:
-            close_incident(IncidentKind.LOW_BALANCE, str(money.lane), f"it has {ether(money.balance_wei)}")
+            close_incident(
+                IncidentKind.LOW_BALANCE, str(money.lane), f"it has {about_ether(money.balance_wei)}"
+            )
     if low:
         topping_up.begin(money.lane_id, money.balance_wei, waits=money.waits)
 
@@ -196,7 +199,7 @@ def words(money: LaneMoney) -> str:
     """Return what a lane has and how long that lasts, as a person says it."""
     if money.balance_wei is None:
         return "not looked at yet"
-    parts = [f"{ether(money.balance_wei)} left"]
+    parts = [f"{about_ether(money.balance_wei)} left"]
     if money.runway_seconds is not None:
         parts.append(f"lasts {duration(money.runway_seconds)} at the recent rate")
     if money.waits:
@@ -204,8 +207,16 @@ def words(money: LaneMoney) -> str:
     return ", ".join(parts)
 
 
+def about_ether(wei: int) -> str:
+    """Return an amount with as many digits as a person reads, rounded down; a little is not nothing."""
+    shown = wei - wei % ABOUT_WEI
+    return ether(shown) if shown or not wei else f"less than {ether(ABOUT_WEI)}"
+
+
 def duration(seconds: int) -> str:
     """Return about how long that is."""
+    if seconds < 120:
+        return "less than two minutes"
     for name, length, most in (("minutes", 60, 7200), ("hours", 3600, 172_800)):
         if seconds < most:
             return f"about {seconds // length} {name}"

@@ -25,7 +25,7 @@ class PatternError(ValueError):
 
 
 class Pattern:
-    """A regular expression, case ignored, that gives up after a moment."""
+    """A regular expression, case and the width of white space ignored, that gives up after a moment."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -36,7 +36,8 @@ class Pattern:
 
     def matches(self, text: str) -> bool:
         """Return whether it is found in the text. Raises TimeoutError."""
-        return self._compiled.search(text[:TEXT_LENGTH], timeout=MATCH_SECONDS) is not None
+        line = " ".join(text[:TEXT_LENGTH].split())
+        return self._compiled.search(line, timeout=MATCH_SECONDS) is not None
 
 
 def check_pattern(text: str) -> None:

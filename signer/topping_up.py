@@ -90,10 +90,30 @@ def begin(lane_id: UUID, balance_wei: int, *, waits: bool) -> UUID | None:
     return UUID(str(run.pk))
 
 
+def obstacle(rule: TopUp) -> str:
+    """Return why an active rule transfers nothing now, as a person says it; blank: it does when its lane is low."""
+    now: Any = TopUp.objects.annotate(now=db_now()).values_list("now", flat=True).get(pk=rule.pk)
+    if rule.lane.state != LaneState.ACTIVE:
+        return f"not while its lane is {rule.lane.state}"
+    if not left_today_wei(rule, now.date()):
+        return "not today: its cap is used up"
+    run = _last_run(rule)
+    if run is None or run.state == RunState.SUCCEEDED:
+        return ""
+    if run.finished_at is None:
+        return f"its run is under way: {run.state}"
+    again = run.finished_at + AFTER_FAILURE
+    return f"its last run ended {run.state}, again after {again:%H:%M} UTC" if now < again else ""
+
+
+def _last_run(rule: TopUp) -> Run | None:
+    return Run.objects.filter(pk=rule.run_id).first() if rule.run_id else None
+
+
 def _is_free(rule: Any) -> bool:
     if not rule.active or rule.transfer_id is not None or rule.lane.state != LaneState.ACTIVE:
         return False
-    run = Run.objects.filter(pk=rule.run_id).first() if rule.run_id else None
+    run = _last_run(rule)
     if run is None or run.state == RunState.SUCCEEDED:
         return True
     return run.finished_at is not None and bool(run.finished_at < rule.now - AFTER_FAILURE)

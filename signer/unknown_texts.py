@@ -25,12 +25,13 @@ log = structlog.get_logger()
 # Of one chain. A node that says something else each time must not fill the database.
 TEXTS_MAX = 500
 
-# What is another each time, in the order in which it is looked for; and the expression that stands for it in a rule.
+# What is another each time, in the order in which it is looked for; and the expression that stands for it in a rule,
+# which must know the sample as well, where secrets are blacked out.
 PLACEHOLDERS = {
     "<url>": (r"[a-z][a-z0-9+.-]*://\S+", r"\S+"),
     "<id>": (r"\b(?!0x)(?=[\w-]*\d)(?=[\w-]*[a-z])[\w-]{12,}\b", r"\S+"),
-    "<address>": (r"\b0x[0-9a-f]{40}\b", r"0x[0-9a-f]+"),
-    "<hex>": (r"\b0x[0-9a-f]*", r"0x[0-9a-f]*"),
+    "<address>": (r"\b0x[0-9a-f]{40}\b", r"\S+"),
+    "<hex>": (r"\b0x[0-9a-f]*", r"\S+"),
     "<n>": (r"-?\d+(?:[.,:]\d+)*", r"[\d.,:-]+"),
 }
 # These may hold a provider's key.

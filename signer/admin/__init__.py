@@ -3,6 +3,6 @@
 Nothing is edited by hand but what a page says; an endpoint's URL, which holds the provider's key, is never shown.
 """
 
-from signer.admin import chains, lanes, transactions
+from signer.admin import chains, error_rules, incidents, lanes, money, transactions
 
-__all__ = ["chains", "lanes", "transactions"]
+__all__ = ["chains", "error_rules", "incidents", "lanes", "money", "transactions"]

@@ -11,6 +11,7 @@ from unfold.decorators import display
 
 from signer import queue
 from signer.admin.counts import counted
+from signer.admin.money import LowFilter, MoneyCells
 from signer.cells import Shown, alarm
 from signer.models import Lane, Transaction
 from signer.sentences import ago
@@ -19,18 +20,22 @@ from workflows.cells import ReadOnly
 
 
 @admin.register(Lane)
-class LaneAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
+class LaneAdmin(MoneyCells, Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
     """Who sends, how far it is, and what holds it up."""
 
     list_display = (
-        "shown_lane", "shown_state", "blocked", "next_nonce", "in_flight", "waiting", "oldest",
+        "shown_lane", "shown_state", "blocked", "next_nonce", "in_flight", "waiting", "oldest", "shown_money",
     )  # fmt: skip
-    list_filter = ("state", "chain")
-    list_select_related = ("chain",)
+    list_filter = ("state", LowFilter, "chain")
+    list_select_related = ("chain", "money")
     search_fields = ("address__iexact", "id__iexact")
     search_help_text = "address, lane id"
     fieldsets = (
         ("Now", {"fields": ("shown_state", "blocked", "next_nonce", "in_flight", "waiting", "oldest")}),
+        (
+            "Money",
+            {"fields": ("shown_balance", "shown_lasts", "shown_spent", "shown_threshold", "shown_top_up")},
+        ),
         ("What it is", {"fields": ("address", "shown_chain", "id", "created_at")}),
         ("Who works on it", {"fields": ("shown_lease", "epoch", "looked_at", "in_redis")}),
     )

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.db.models import F
+from django.utils import timezone
 
+from dalp.chain_diagnosis import check_money
 from keyguard import create_key
 from signer import money, tasks
 from signer.models import Chain, Endpoint, Incident, Lane, LaneMoney, Spending, Transaction
@@ -197,3 +199,34 @@ def test_quiet_lane_is_not_asked_about(stage: Stage) -> None:
     assert money.busy_chains() == []
     money.check(31337)
     assert not LaneMoney.objects.exists()
+
+
+def test_doctor_mentions_who_is_low_and_fails_for_what_stands_still(stage: Stage) -> None:
+    row = stage.submit()
+    lane, when = row.lane, timezone.now()
+    assert check_money() == []
+    seen = LaneMoney.objects.create(
+        lane=lane, balance_wei=10**15, balance_at=when, low_since=when, runway_seconds=9000
+    )
+    [finding] = check_money()
+    assert (finding.ok, finding.name) == (True, f"money of lane 31337/{lane.address}")
+    assert finding.detail == "low: 0.001 ether left, lasts about 2 hours at the recent rate"
+    seen.waits = True
+    seen.save()
+    [finding] = check_money()
+    assert not finding.ok
+    assert finding.detail.endswith("a transaction waits for money")
+    assert "Send the address money" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("wei", "words"),
+    [
+        (0, "0 ether"),
+        (1, "less than 0.000001 ether"),
+        (10**12, "0.000001 ether"),
+        (1_999_999_999_999_999_999, "1.999999 ether"),
+    ],
+)
+def test_amounts_are_shown_short_and_never_too_high(wei: int, words: str) -> None:
+    assert money.about_ether(wei) == words
