@@ -181,7 +181,7 @@ def _tell(money: LaneMoney) -> None:
         return
     text = f"{money.lane.address} on {money.lane.chain}: {words(money)}. Send it money; what waits goes on by itself."
     if rule is not None:
-        text += " Its top-up has not helped: see there, why."
+        text += " Its top-up has not helped; its page says why."
     if open_incident(IncidentKind.LOW_BALANCE, str(money.lane), text, lane=money.lane):
         LaneMoney.objects.filter(pk=money.pk).update(told_at=money.balance_at)
 

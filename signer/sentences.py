@@ -1,5 +1,6 @@
 """Rows as sentences: why a transaction is where it is, how long something took, amounts that a person reads."""
 
+from decimal import Decimal
 from typing import Any
 
 from django.utils import timezone
@@ -55,11 +56,15 @@ def _progress(row: Transaction) -> str:
 
 
 def ether(wei: int) -> str:
-    return f"{from_wei(int(wei), 'ether'):f} ether"
+    return f"{in_ether(wei)} ether"
+
+
+def in_ether(wei: int) -> str:
+    return f"{Decimal(from_wei(int(wei), 'ether')):f}"  # of nothing from_wei makes an int
 
 
 def gwei(wei: int) -> str:
-    return f"{from_wei(int(wei), 'gwei'):f}"
+    return f"{Decimal(from_wei(int(wei), 'gwei')):f}"
 
 
 def ago(instant: Any) -> str:

@@ -4,8 +4,9 @@ from decimal import Context, Decimal
 from typing import Any
 
 from django import forms
-from eth_utils.currency import from_wei
 from unfold.widgets import UnfoldAdminTextInputWidget
+
+from signer.sentences import in_ether
 
 DECIMALS = 18
 # More digits than 2^256 - 1 wei has: nothing is rounded.
@@ -23,7 +24,7 @@ class EtherField(forms.DecimalField):
 
     def prepare_value(self, value: Any) -> Any:
         """Return the text to edit: of an amount in wei its ether; what was typed as it was typed."""
-        return f"{from_wei(value, 'ether'):f}" if isinstance(value, int) else value
+        return in_ether(value) if isinstance(value, int) else value
 
     def clean(self, value: Any) -> int | None:
         """Return whole wei, None where nothing was entered."""
