@@ -14,6 +14,7 @@ from keyguard.states import KeyState
 from signer import SignerError
 from signer.chains import look_at
 from signer.models import Chain, Endpoint, Lane, Transaction
+from signer.money import lanes_low_on_money, words
 from signer.sentences import why_unused
 from signer.states import IN_FLIGHT, WAITING, LaneState
 
@@ -98,6 +99,16 @@ def check_lanes() -> list[Finding]:
             )
         else:
             findings.append(Finding(name, True, detail))
+    return findings
+
+
+def check_money() -> list[Finding]:
+    """Look for lanes that are low on money. A fault only where something stands still for it."""
+    findings = []
+    for money in lanes_low_on_money():
+        remedy = "Send the address money; what waits goes on by itself. /admin/signer/lanemoney/ says what it spends."
+        name = f"money of lane {money.lane.chain_id}/{money.lane.address}"
+        findings.append(Finding(name, not money.waits, f"low: {words(money)}", remedy))
     return findings
 
 

@@ -171,7 +171,7 @@ def readiness() -> list[Finding]:
 
 def diagnose() -> list[Finding]:
     """Return every finding about the installation."""
-    from dalp.chain_diagnosis import check_chains, check_keys, check_lanes
+    from dalp.chain_diagnosis import check_chains, check_keys, check_lanes, check_money
     from dalp.index_diagnosis import check_event_index
 
     checks = (
@@ -183,6 +183,7 @@ def diagnose() -> list[Finding]:
         check_chains,
         check_lanes,
         check_event_index,
+        check_money,
         check_keys,
         check_dead_letters,
     )

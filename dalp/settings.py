@@ -166,6 +166,8 @@ CELERY_TASK_ANNOTATIONS = {
         "signer.probe",
         "signer.index",
         "signer.sweep",
+        "signer.money",
+        "signer.check_money",
         "dalp.diagnose",
     )
 }
@@ -194,6 +196,7 @@ CELERY_BEAT_SCHEDULE = {
     # Expiring: sweeps that pile up while no worker runs would only repeat one another.
     "workflows-sweep": {"task": "workflows.sweep", "schedule": 1.0, "options": {"expires": 5}},
     "signer-sweep": {"task": "signer.sweep", "schedule": 1.0, "options": {"expires": 5}},
+    "signer-money": {"task": "signer.money", "schedule": 30.0, "options": {"expires": 25}},
     "diagnose": {"task": "dalp.diagnose", "schedule": crontab(minute=7), "options": {"expires": 1800}},
 }
 
@@ -240,6 +243,7 @@ SIGNER = knobs(
     fee_capped_alert_seconds=600,
     recheck_seconds=300,
     index_slice_seconds=3,
+    low_runway_hours=6,
 )
 IDENTITY_PROVIDER_URL = env.str("IDENTITY_PROVIDER_URL", default="")
 

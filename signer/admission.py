@@ -16,7 +16,7 @@ from signer.fees import GAS_PER_BLOB, Fees
 from signer.market import Market
 from signer.models import Transaction
 from signer.rpc import quantity
-from signer.rpc_errors import ErrorClass, classify
+from signer.rpc_errors import ErrorClass, Rule, classify, is_unknown
 from signer.states import SubState
 
 GAS_MARGIN_PERCENT = 120
@@ -54,6 +54,7 @@ class Admission:
     # The error of those that can never be executed.
     refused: dict[UUID, dict[str, str]] = field(default_factory=dict)
     unclear: dict[UUID, str] = field(default_factory=dict)  # the node's words about those that wait alone
+    unknown: list[RpcNodeError] = field(default_factory=list)  # ... and those of them that no rule knows
     waiting: list[UUID] = field(default_factory=list)
     why: SubState = SubState.NONE  # of those that wait
 
@@ -119,20 +120,23 @@ def admit(
     market: Market,
     committed_wei: int,
     gas_in_flight: int,
+    rules: Sequence[Rule] = (),
 ) -> Admission:
     """Return which candidates to sign.
 
     candidates: in the order in which they get nonces. committed_wei: the most that what is in flight may still cost;
-    gas_in_flight: the sum of its gas limits.
+    gas_in_flight: the sum of its gas limits. rules: what operators say that words of nodes mean.
     """
     admission = Admission()
     for place, row in enumerate(candidates):
-        gas, why, error = _gas(row, answers.gas, market)
+        gas, why, error = _gas(row, answers.gas, market, rules)
         if error is not None:
             admission.refused[row.pk] = error
             continue
         if why == SubState.ESTIMATE_UNCLEAR:
-            admission.unclear[row.pk] = str(answers.gas[row.pk].message)
+            unclear = answers.gas[row.pk]
+            admission.unclear[row.pk] = str(unclear.message)
+            admission.unknown += [unclear] if is_unknown(unclear, rules) else []
             continue
         below = _below(answers.l1.get(row.pk))
         ready = Ready(row, gas, market.quote(row.speed, row.envelope), below or 0)
@@ -173,19 +177,19 @@ def _below(answer: Any) -> int | None:
 
 
 def _gas(
-    row: Transaction, answers: Mapping[UUID, Any], market: Market
+    row: Transaction, answers: Mapping[UUID, Any], market: Market, rules: Sequence[Rule]
 ) -> tuple[int, SubState, dict[str, str] | None]:
     """Return the gas limit, or why to wait, or the error that ends it."""
     answer = answers.get(row.pk)
     if isinstance(answer, RpcError):
-        return 0, *_no_estimate(row, answer)
+        return 0, *_no_estimate(row, answer, rules)
     if row.gas_limit is not None:
         gas = row.gas_limit
     else:
         try:
             gas = quantity(answer)
         except RpcError as error:
-            return 0, *_no_estimate(row, error)
+            return 0, *_no_estimate(row, error, rules)
         if gas > PLAIN_TRANSFER_GAS:
             gas = min(gas * GAS_MARGIN_PERCENT // 100, max(gas, market.block_gas_limit))
     if gas > market.block_gas_limit:
@@ -194,10 +198,12 @@ def _gas(
     return gas, SubState.NONE, None
 
 
-def _no_estimate(row: Transaction, error: RpcError) -> tuple[SubState, dict[str, str] | None]:
+def _no_estimate(
+    row: Transaction, error: RpcError, rules: Sequence[Rule]
+) -> tuple[SubState, dict[str, str] | None]:
     if isinstance(error, CallRevertedError):
         return SubState.NONE, {"code": "TRANSACTION_WOULD_REVERT", "message": reason_of(row, error)}
-    meaning = classify(error)
+    meaning = classify(error, rules)
     if meaning is ErrorClass.PERMANENT and isinstance(error, RpcNodeError):
         return SubState.NONE, {"code": "TRANSACTION_WOULD_FAIL", "message": error.message}
     if meaning is ErrorClass.FUNDS:

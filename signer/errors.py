@@ -210,6 +210,7 @@ class RpcNodeError(RpcError):
         super().__init__(message)
         self.rpc_code = rpc_code
         self.data = data
+        self.host = ""  # of the endpoint that said so
 
 
 class CallRevertedError(RpcNodeError):

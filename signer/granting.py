@@ -13,7 +13,17 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from signer import authorities, gaps, queue, sending, settling, signing
+from signer import (
+    authorities,
+    error_rules,
+    gaps,
+    money,
+    queue,
+    sending,
+    settling,
+    signing,
+    unknown_texts,
+)
 from signer.admission import Admission, Ready, admit, questions
 from signer.authorities import Nonces
 from signer.errors import ChainMismatchError, RpcError
@@ -144,6 +154,7 @@ def _prepare(work: Work, candidates: Sequence[Transaction], sky: Sky) -> Admissi
             requeue(list(admission.unclear), SubState.ESTIMATE_UNCLEAR)
             requeue(admission.waiting, admission.why)
             _tell_of_money(work, admission)
+        unknown_texts.note(work.chain, admission.unknown)
         _pass_over(work, [row for row in candidates if row.pk in admission.unclear], admission.unclear)
     return admission
 
@@ -162,7 +173,8 @@ def _ask_and_decide(work: Work, candidates: Sequence[Transaction], sky: Sky) -> 
     room = work.cap(market.delegated) - sky.count
     if room <= 0:
         return Admission(waiting=[row.pk for row in candidates], why=SubState.LANE_FULL)
-    admission = admit(candidates[:room], asked.answers(given), market, sky.cost_wei, sky.open_gas)
+    rules = error_rules.of_chain(work.chain.pk)
+    admission = admit(candidates[:room], asked.answers(given), market, sky.cost_wei, sky.open_gas, rules)
     if len(candidates) > room:
         admission.waiting += [row.pk for row in candidates[room:]]
         admission.why = admission.why or SubState.LANE_FULL
@@ -301,9 +313,10 @@ def _commit(work: Work, admission: Admission, attempts: Sequence[Attempt], sky: 
 def _money_is_there(work: Work, admission: Admission) -> None:
     """Close what was told of money, when transactions that waited for it go on."""
     waited = {SubState(ready.transaction.sub_state) for ready in admission.ready}
-    for sub_state, kind in MONEY.items():
-        if sub_state in waited:
-            close_incident(kind, str(work.lane), "the lane goes on")
+    if SubState.INSUFFICIENT_FUNDS in waited:
+        money.goes_on(work.lane)
+    if SubState.FEE_CAPPED in waited:
+        close_incident(IncidentKind.FEE_CAPPED, str(work.lane), "the lane goes on")
 
 
 # --- States before the nonce ------------------------------------------------------------------------------

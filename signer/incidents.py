@@ -11,7 +11,7 @@ import structlog
 from django.db import transaction
 from django.db.models.functions import Now
 
-from signer.models import Chain, Incident, Lane
+from signer.models import Act, Chain, Incident, Lane
 from signer.states import IncidentKind
 
 log = structlog.get_logger()
@@ -60,6 +60,21 @@ def close_incident(kind: IncidentKind, subject: str, because: str, *, actor: str
     if closed:
         log.info("incident_closed", kind=kind, subject=subject, because=because)
     return bool(closed)
+
+
+def close_by_person(pk: Any, *, actor: str, reason: str) -> bool:
+    """Close an incident that a person has dealt with; return whether it was open. On record, with who and why."""
+    with transaction.atomic():
+        rows = Incident.objects.filter(pk=pk, closed_at__isnull=True)
+        if not rows.update(closed_at=Now(), closed_because=reason, closed_by=actor):
+            return False
+        incident = Incident.objects.get(pk=pk)
+        details = {"kind": incident.kind, "subject": incident.subject, "incident": str(pk)}
+        Act.objects.create(
+            actor=actor, verb="close_incident", reason=reason, lane=incident.lane, details=details
+        )
+    log.info("incident_closed", kind=incident.kind, subject=incident.subject, because=reason, actor=actor)
+    return True
 
 
 def _tell(incident: Incident) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from signer import error_rules
 from signer.admission import reason_of
 from signer.errors import CallRevertedError, RpcNodeError
 from signer.models import Transaction
@@ -58,8 +59,9 @@ def _reason(row: Transaction, answer: Any) -> str | None:
     if isinstance(answer, CallRevertedError):
         return reason_of(row, answer)
     # The machine stopped for another cause than a revert; any other error says nothing about the call.
-    if isinstance(answer, RpcNodeError) and classify_message(answer.message) is ErrorClass.PERMANENT:
-        return answer.message
+    if isinstance(answer, RpcNodeError):
+        meaning = classify_message(answer.message, error_rules.of_chain(row.chain_id))
+        return answer.message if meaning is ErrorClass.PERMANENT else None
     return None
 
 

@@ -14,13 +14,13 @@ import structlog
 from django.db import transaction
 from django.db.models import QuerySet
 
-from signer import capacity
-from signer.errors import RpcError
+from signer import capacity, error_rules, unknown_texts
+from signer.errors import RpcError, RpcNodeError
 from signer.incidents import open_incident
 from signer.models import Attempt, Lane, Transaction
 from signer.ringing import ring_chain
 from signer.rpc import Rpc
-from signer.rpc_errors import ErrorClass, classify
+from signer.rpc_errors import ErrorClass, Rule, classify, is_unknown
 from signer.statements import update_each
 from signer.states import AttemptState, IncidentKind, Purpose, SubState, TransactionState
 from signer.work import Work
@@ -53,21 +53,26 @@ class Outcome:
     refusal: ErrorClass | None
     message: str = ""
     reported: str = ""  # another hash than the one computed from the bytes
+    unknown: RpcNodeError | None = None  # words that no rule knows
 
 
-def send(rpc: Rpc, attempts: Sequence[Attempt]) -> list[Outcome]:
-    """Send the attempts' bytes, ascending nonce, in one batch to each endpoint. Each must be committed."""
+def send(rpc: Rpc, attempts: Sequence[Attempt], rules: Sequence[Rule] = ()) -> list[Outcome]:
+    """Send the attempts' bytes, ascending nonce, in one batch to each endpoint. Each must be committed.
+
+    rules: those of operators.
+    """
     ordered = sorted(attempts, key=lambda attempt: attempt.nonce)
     answers = rpc.broadcast([bytes(attempt.raw) for attempt in ordered])
-    return [_outcome(attempt, answer) for attempt, answer in zip(ordered, answers, strict=True)]
+    return [_outcome(attempt, answer, rules) for attempt, answer in zip(ordered, answers, strict=True)]
 
 
-def _outcome(attempt: Attempt, answer: Any) -> Outcome:
+def _outcome(attempt: Attempt, answer: Any, rules: Sequence[Rule]) -> Outcome:
     if isinstance(answer, RpcError):
-        refusal = classify(answer)
+        refusal = classify(answer, rules)
         if refusal is ErrorClass.KNOWN:
             return Outcome(attempt, ACCEPTED)
-        return Outcome(attempt, refusal, answer.message[:MESSAGE_LENGTH])
+        unknown = answer if isinstance(answer, RpcNodeError) and is_unknown(answer, rules) else None
+        return Outcome(attempt, refusal, answer.message[:MESSAGE_LENGTH], unknown=unknown)
     is_right = isinstance(answer, str) and answer.lower() == attempt.hash
     # The hash is computed from the bytes; a node that says otherwise is wrong, but it has them.
     return Outcome(attempt, ACCEPTED, reported="" if is_right else str(answer)[:80])
@@ -77,9 +82,10 @@ def send_and_record(work: Work, attempts: Sequence[Attempt], sent_point: str) ->
     """Send committed attempts, write down what the node said, and have somebody look for the receipts."""
     if not attempts:
         return
-    outcomes = send(work.rpc, attempts)
+    outcomes = send(work.rpc, attempts, error_rules.of_chain(work.chain.pk))
     crashpoint(sent_point)
     record(work, outcomes)
+    unknown_texts.note(work.chain, [outcome.unknown for outcome in outcomes if outcome.unknown])
     ring_chain(work.chain.pk)
 
 

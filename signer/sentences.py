@@ -1,6 +1,7 @@
 """Rows as sentences: why a transaction is where it is, how long something took, amounts that a person reads."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from django.utils import timezone
@@ -69,11 +70,15 @@ def why_unused(endpoint: Endpoint, now: datetime) -> str:
 
 
 def ether(wei: int) -> str:
-    return f"{from_wei(int(wei), 'ether'):f} ether"
+    return f"{in_ether(wei)} ether"
+
+
+def in_ether(wei: int) -> str:
+    return f"{Decimal(from_wei(int(wei), 'ether')):f}"  # of nothing from_wei makes an int
 
 
 def gwei(wei: int) -> str:
-    return f"{from_wei(int(wei), 'gwei'):f}"
+    return f"{Decimal(from_wei(int(wei), 'gwei')):f}"
 
 
 def ago(instant: Any) -> str:

@@ -5,7 +5,7 @@ from uuid import UUID
 from celery import shared_task
 from django.db import InterfaceError, OperationalError
 
-from signer import chains, lanes, queue, routing, sweeping, turns, watching
+from signer import chains, lanes, money, queue, routing, sweeping, turns, watching
 from signer.events import indexing
 
 # A database that is away for a moment: the message is worth more than a log line, though the sweep would replace it.
@@ -16,6 +16,10 @@ RETRIED = {
     "max_retries": 5,
     "ignore_result": True,
 }
+
+
+# A look that nobody took up by then is left to the next.
+MONEY_SECONDS = 25
 
 
 @shared_task(name="signer.drain", **RETRIED)
@@ -52,3 +56,16 @@ def index(chain_id: int) -> None:
 def sweep() -> None:
     """Find what a lost wake-up left lying."""
     sweeping.sweep()
+
+
+@shared_task(name="signer.money", ignore_result=True)
+def watch_money() -> None:
+    """Have somebody look at the money of each chain's lanes: a chain that hangs keeps no other waiting."""
+    for chain_id in money.busy_chains():
+        check_money.apply_async(args=[chain_id], expires=MONEY_SECONDS, retry=False)
+
+
+@shared_task(name="signer.check_money", **RETRIED)
+def check_money(chain_id: int) -> None:
+    """Look once at the money of a chain's lanes."""
+    money.check(chain_id)

@@ -16,7 +16,7 @@ import structlog
 from django.conf import settings
 from django.db import transaction
 
-from signer import blocks, candidates, chains, foreign, queue, rechecking, reverts, settling
+from signer import blocks, candidates, chains, foreign, money, queue, rechecking, reverts, settling
 from signer.blocks import Header, Ledger
 from signer.candidates import Candidate, Receipts, in_flight
 from signer.errors import RpcError
@@ -180,10 +180,12 @@ class Watch:
             reopened = self.ledger.reopen(orphans)
             self._store_receipts([verdict for _, verdict in found])
             settled = self._write(found, reasons)
+            final = [(c.transaction.lane_id, v) for c, v in found if v.finding is Finding.FINAL]
+            money.count_spent(self.held.now(), final)
             crashpoint("signer.settling")
             settling.tell_workflows(settled)
             after_commit(lambda: crashpoint("signer.settled"))
-            for lane_id in {c.transaction.lane_id for c, v in found if v.finding is Finding.FINAL}:
+            for lane_id in {lane_id for lane_id, _ in final}:
                 after_commit(partial(ring_lane, lane_id))
         if reopened:
             log.warning("blocks_orphaned_unseen", chain=self.chain.pk, blocks=len(orphans), reopened=reopened)

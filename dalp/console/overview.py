@@ -10,8 +10,8 @@ from django.http import HttpRequest
 from django.urls import reverse
 
 from dalp import heartbeat
-from signer.models import Lane, Transaction
-from signer.states import LaneState, TransactionState
+from signer.models import Incident, Lane, Transaction
+from signer.states import IncidentKind, LaneState, TransactionState
 from workflows.models import Approval, DeadLetter, Limit, Run, VirtualObjectState
 from workflows.schedules.models import Schedule
 from workflows.states import TERMINAL, DeadLetterState, RunState, WaitingFor
@@ -58,6 +58,10 @@ def alarms() -> list[dict[str, str]]:
     for lane in Lane.objects.filter(state=LaneState.BLOCKED)[:SHOWN]:
         link = reverse("admin:signer_lane_change", args=[lane.pk])
         found.append({"text": f"lane {lane} is blocked: {lane.state_reason}", "link": link})
+    told = Incident.objects.filter(closed_at__isnull=True).exclude(kind=IncidentKind.LANE_BLOCKED)
+    for incident in told[:SHOWN]:
+        link = reverse("admin:signer_incident_change", args=[incident.pk])
+        found.append({"text": incident.text, "link": link})
     for schedule in Schedule.objects.filter(enabled=True, last_error__isnull=False)[:SHOWN]:
         link = reverse("admin:workflows_schedule_change", args=[schedule.pk])
         code = (schedule.last_error or {}).get("code")

@@ -31,7 +31,10 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
     "Transactions": [
         ("Transactions", "swap_horiz", "admin:signer_transaction_changelist"),
         ("Attempts", "send", "admin:signer_attempt_changelist"),
+        ("Incidents", "notification_important", "admin:signer_incident_changelist"),
         ("Lanes", "low_priority", "admin:signer_lane_changelist"),
+        ("Balances", "account_balance_wallet", "admin:signer_lanemoney_changelist"),
+        ("Top-ups", "savings", "admin:signer_topup_changelist"),
         ("Chains", "link", "admin:signer_chain_changelist"),
         ("Blocks", "view_in_ar", "admin:signer_block_changelist"),
         ("Event indexes", "sync", "admin:signer_eventindex_changelist"),
@@ -39,6 +42,9 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
         ("Watched contracts", "visibility", "admin:signer_watchedcontract_changelist"),
         ("Event logs", "receipt_long", "admin:signer_eventlog_changelist"),
         ("Holdings", "pie_chart", "admin:signer_holding_changelist"),
+        ("Unknown texts", "help_center", "admin:signer_unknowntext_changelist"),
+        ("Error rules", "rule", "admin:signer_errorrule_changelist"),
+        ("Acts on lanes", "history_edu", "admin:signer_act_changelist"),
     ],
     "Keys": [
         ("Keys", "key", "admin:keyguard_key_changelist"),
@@ -65,9 +71,15 @@ def item(title: str, icon: str, view: str) -> dict[str, Any] | None:
     if view == "admin:workflows_deadletter_changelist":
         # Only what needs a decision: the list opens on the open ones.
         line |= {"link": f"{line['link']}?state__exact=OPEN"}
-        if count := open_dead_letters():
-            line |= {"badge": count, "badge_variant": "danger", "badge_style": "solid"}
+        line |= counted(open_dead_letters())
+    if view == "admin:signer_incident_changelist":
+        line |= counted(open_incidents())
     return line
+
+
+def counted(count: int) -> dict[str, Any]:
+    """Return a red number for a line of the sidebar, nothing for none."""
+    return {"badge": count, "badge_variant": "danger", "badge_style": "solid"} if count else {}
 
 
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
@@ -84,6 +96,13 @@ def open_dead_letters() -> int:
     from workflows.models import DeadLetter
 
     return DeadLetter.objects.filter(state="OPEN").count()
+
+
+def open_incidents() -> int:
+    """Return the number for the sidebar's badge."""
+    from signer.models import Incident
+
+    return Incident.objects.filter(closed_at__isnull=True).count()
 
 
 def environment(request: HttpRequest) -> list[str]:

@@ -5,8 +5,10 @@ bytes and hash never change and no attempt is ever deleted (triggers, see migrat
 """
 
 from signer.models.chains import Block, Chain, Endpoint
+from signer.models.error_rules import ErrorRule, UnknownText
 from signer.models.events import EventIndex, EventLog, Holding, IndexedBlock, WatchedContract
 from signer.models.incidents import Act, Incident
+from signer.models.money import LaneMoney, Spending, TopUp
 from signer.models.payloads import Authorization, Blob
 from signer.models.transactions import Attempt, Lane, Transaction
 
@@ -18,12 +20,17 @@ __all__ = [
     "Block",
     "Chain",
     "Endpoint",
+    "ErrorRule",
     "EventIndex",
     "EventLog",
     "Holding",
     "Incident",
     "IndexedBlock",
     "Lane",
+    "LaneMoney",
+    "Spending",
+    "TopUp",
     "Transaction",
+    "UnknownText",
     "WatchedContract",
 ]

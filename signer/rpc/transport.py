@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from signer.errors import RpcError, RpcRejectedError, RpcTooLargeError, RpcTransportError
+from signer.errors import RpcError, RpcNodeError, RpcRejectedError, RpcTooLargeError, RpcTransportError
 from signer.rpc import answers as bodies
 from signer.rpc.connections import ThreadSessions, Waiting, waiting_with
 from signer.rpc.door import BATCH_SIZE, Call, Rpc
@@ -62,6 +62,9 @@ class Node(Rpc):
         except RpcError as error:
             return [error] * len(calls)
         answers = bodies.match(reply, len(calls))
+        for answer in answers:
+            if isinstance(answer, RpcNodeError):
+                answer.host = self.host
         refusal = bodies.too_large(answers)
         return answers if refusal is None else [refusal] * len(calls)
 

@@ -1,42 +1,27 @@
-"""Transactions in the admin: what is where, why it waits, and what was sent. To look at; only endpoints are edited.
-
-An endpoint's URL holds the provider's key: it is entered and never shown again. Raw transactions are not shown.
-"""
+"""Transactions and attempts: what is where, why it waits, and what was sent. To look at; raw bytes are not shown."""
 
 import re
 import uuid
-from typing import Any
 
 from django.contrib import admin
-from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
-from django.db.models.functions import Coalesce
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.html import format_html
 from eth_utils.address import to_checksum_address
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import display
 
-from signer import queue
-from signer.cells import AttemptCells, Shown, alarm, short, to_lane
-from signer.events import admin as events_admin  # noqa: F401 - its pages register themselves
-from signer.forms import EndpointForm
-from signer.models import Attempt, Block, Chain, Endpoint, Lane, Transaction
+from signer.cells import AttemptCells, Shown, short, to_lane
+from signer.models import Attempt, Lane, Transaction
 from signer.requests import TransactionRequest
-from signer.sentences import ago, ether, gwei, why, why_unused
-from signer.states import FINAL, IN_FLIGHT, WAITING, LaneState, Purpose, TransactionState
+from signer.sentences import ago, ether, why
+from signer.states import FINAL, LaneState, Purpose
 from workflows.cells import ReadOnly, code_block, error_text, link
 from workflows.models import Wait
 
 HASH = re.compile(r"0x[0-9a-f]{64}")
 ADDRESS = re.compile(r"0x[0-9a-f]{40}")
 SHOWN_DATA = 600
-
-
-def counted(owner: str, states: tuple[TransactionState, ...]) -> Coalesce:
-    """Return an annotation: how many transactions in `states` a lane or chain has, read from the partial indexes."""
-    rows = Transaction.objects.filter(**{owner: OuterRef("pk")}, state__in=states).order_by().values(owner)
-    return Coalesce(Subquery(rows.annotate(count=Count("pk")).values("count")), 0)
 
 
 def of_identifier(term: str) -> Q:
@@ -47,123 +32,6 @@ def of_identifier(term: str) -> Q:
         return Q(pk=None)
     asked = Wait.objects.filter(run_id=identifier, kind=TransactionRequest.kind).exclude(reference="")
     return Q(pk__in=[identifier, *asked.values_list("reference", flat=True)])
-
-
-class EndpointInline(TabularInline):  # type: ignore[misc]
-    """The nodes of a chain."""
-
-    model = Endpoint
-    form = EndpointForm
-    fields = ("host", "url", "heads_url", "position", "weight", "shown_use", "shown_head", "shown_latency")
-    readonly_fields = ("host", "shown_use", "shown_head", "shown_latency")
-    extra = 0
-    hide_title = True
-
-    @display(description="Used")
-    def shown_use(self, endpoint: Endpoint) -> str:
-        unused = why_unused(endpoint, timezone.now())
-        return alarm(unused) if unused else "yes"
-
-    @display(description="Head")
-    def shown_head(self, endpoint: Endpoint) -> str:
-        if endpoint.head_number is None or endpoint.head_seen_at is None:
-            return "not seen yet"
-        return f"{endpoint.head_number}, since {ago(endpoint.head_seen_at)}"
-
-    @display(description="Latency")
-    def shown_latency(self, endpoint: Endpoint) -> str:
-        return "-" if endpoint.latency_ms is None else f"{endpoint.latency_ms} ms"
-
-
-@admin.register(Chain)
-class ChainAdmin(Shown, ModelAdmin):  # type: ignore[misc]
-    """The networks. Registered by `manage.py add_chain`, which asks the nodes who they are first."""
-
-    list_display = ("name", "chain_id", "shown_head", "in_flight", "waiting", "shown_hosts", "confirmations")
-    search_fields = ("name", "chain_id")
-    fieldsets = (
-        ("Now", {"fields": ("shown_head", "in_flight", "waiting", "shown_lease")}),
-        ("What it is", {"fields": ("name", "chain_id", "genesis_hash", "fee_market")}),
-        (
-            "How it is used",
-            {"fields": ("confirmations", "block_time_ms", "max_in_flight", "max_fee_per_gas_wei", "ceiling")},
-        ),
-    )
-    readonly_fields = (
-        "shown_head", "in_flight", "waiting", "shown_lease", "chain_id", "genesis_hash", "fee_market",
-        "max_fee_per_gas_wei", "ceiling",
-    )  # fmt: skip
-    inlines = (EndpointInline,)
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Chain]:
-        chains: QuerySet[Chain] = super().get_queryset(request).prefetch_related("endpoints")
-        return chains.annotate(
-            in_flight_count=counted("chain", IN_FLIGHT), waiting_count=counted("chain", WAITING)
-        )
-
-    @display(description="Head", ordering="head_number")
-    def shown_head(self, chain: Chain) -> str:
-        if chain.head_number is None or chain.head_seen_at is None:
-            return "not seen yet"
-        return f"{chain.head_number}, seen {ago(chain.head_seen_at)} ago"
-
-    @display(description="Endpoints")
-    def shown_hosts(self, chain: Chain) -> str:
-        return ", ".join(endpoint.host for endpoint in chain.endpoints.all()) or alarm("none")
-
-    @display(description="Ceiling in gwei")
-    def ceiling(self, chain: Chain) -> str:
-        return gwei(chain.max_fee_per_gas_wei)
-
-
-@admin.register(Lane)
-class LaneAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
-    """Who sends, how far it is, and what holds it up."""
-
-    list_display = (
-        "shown_lane", "shown_state", "blocked", "next_nonce", "in_flight", "waiting", "oldest",
-    )  # fmt: skip
-    list_filter = ("state", "chain")
-    list_select_related = ("chain",)
-    search_fields = ("address__iexact", "id__iexact")
-    search_help_text = "address, lane id"
-    fieldsets = (
-        ("Now", {"fields": ("shown_state", "blocked", "next_nonce", "in_flight", "waiting", "oldest")}),
-        ("What it is", {"fields": ("address", "shown_chain", "id", "created_at")}),
-        ("Who works on it", {"fields": ("shown_lease", "epoch", "looked_at", "in_redis")}),
-    )
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Lane]:
-        lanes: QuerySet[Lane] = super().get_queryset(request)
-        waiting = Transaction.objects.filter(lane=OuterRef("pk"), state__in=WAITING).order_by("created_at")
-        return lanes.annotate(
-            in_flight_count=counted("lane", IN_FLIGHT),
-            waiting_count=counted("lane", WAITING),
-            oldest_at=Subquery(waiting.values("created_at")[:1]),
-        )
-
-    @display(description="Address and chain", ordering="address")
-    def shown_lane(self, lane: Lane) -> str:
-        return format_html('<code class="text-xs">{}</code><br>{}', lane.address, lane.chain)
-
-    @display(description="Blocked because")
-    def blocked(self, lane: Lane) -> str:
-        return alarm(lane.state_reason if lane.state == LaneState.BLOCKED else "")
-
-    @display(description="Oldest waits for", ordering="oldest_at")
-    def oldest(self, lane: Any) -> str:
-        return ago(lane.oldest_at) if lane.oldest_at else "-"
-
-    @display(description="Waiting, as Redis knows")
-    def in_redis(self, lane: Lane) -> str:
-        count = queue.waiting(lane.pk)
-        return "Redis does not answer" if count is None else str(count)
 
 
 def without_bytes(attempts: QuerySet[Attempt]) -> QuerySet[Attempt]:
@@ -406,16 +274,3 @@ class AttemptAdmin(AttemptCells, ReadOnly, ModelAdmin):  # type: ignore[misc]
     @display(description="Receipt")
     def shown_receipt(self, attempt: Attempt) -> str:
         return code_block(attempt.receipt)
-
-
-@admin.register(Block)
-class BlockAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
-    """The recent headers, and those that a fork put aside."""
-
-    list_display = ("number", "hash", "parent_hash", "chain", "canonical", "seen_at")
-    list_filter = ("canonical", "chain")
-    search_fields = ("hash__iexact", "number")
-    ordering = ("-number",)
-    show_full_result_count = False
-    fields = ("chain", "number", "hash", "parent_hash", "canonical", "seen_at")
-    readonly_fields = fields
