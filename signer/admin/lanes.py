@@ -10,6 +10,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
 from signer import queue
+from signer.admin.acts import LaneActs
 from signer.admin.money import LowFilter, MoneyCells
 from signer.cells import Shown, alarm
 from signer.counting import counted, oldest_waiting
@@ -20,7 +21,7 @@ from workflows.cells import ReadOnly
 
 
 @admin.register(Lane)
-class LaneAdmin(MoneyCells, Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
+class LaneAdmin(LaneActs, MoneyCells, Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
     """Who sends, how far it is, and what holds it up."""
 
     list_display = (

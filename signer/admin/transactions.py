@@ -11,6 +11,7 @@ from eth_utils.address import to_checksum_address
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import display
 
+from signer.admin.acts import TransactionActs
 from signer.cells import AttemptCells, Shown, short, to_lane
 from signer.models import Attempt, Lane, Transaction
 from signer.requests import TransactionRequest
@@ -56,7 +57,7 @@ class AttemptInline(AttemptCells, ReadOnly, TabularInline):  # type: ignore[misc
 
 
 @admin.register(Transaction)
-class TransactionAdmin(Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
+class TransactionAdmin(TransactionActs, Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
     """Every transaction, newest first."""
 
     list_display = ("shown_name", "shown_state", "shown_why", "age", "shown_from", "nonce")
