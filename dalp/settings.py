@@ -169,6 +169,7 @@ CELERY_TASK_ANNOTATIONS = {
         "signer.money",
         "signer.check_money",
         "dalp.diagnose",
+        "dalp.mail_incident",
     )
 }
 CELERY_WORKER_MAX_TASKS_PER_CHILD = 2000

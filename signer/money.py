@@ -19,7 +19,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from signer import chains, runway, topping_up
 from signer.errors import ChainMismatchError, RpcError
 from signer.incidents import close_incident, open_incident
-from signer.models import Chain, Lane, LaneMoney, Spending, TopUp, Transaction
+from signer.models import Chain, Incident, Lane, LaneMoney, Spending, TopUp, Transaction
 from signer.receipts import Verdict
 from signer.rpc import quantity
 from signer.runway import BUCKET, DAY_SECONDS, HOUR_SECONDS
@@ -182,8 +182,10 @@ def _tell(money: LaneMoney) -> None:
     text = f"{money.lane.address} on {money.lane.chain}: {words(money)}. Send it money; what waits goes on by itself."
     if rule is not None:
         text += " Its top-up has not helped; its page says why."
-    if open_incident(IncidentKind.LOW_BALANCE, str(money.lane), text, lane=money.lane):
-        LaneMoney.objects.filter(pk=money.pk).update(told_at=money.balance_at)
+    open_incident(IncidentKind.LOW_BALANCE, str(money.lane), text, lane=money.lane)
+    # The drain may have told them before, of what it could not pay.
+    told = Incident.objects.filter(kind=IncidentKind.LOW_BALANCE, lane=money.lane, closed_at__isnull=True)
+    LaneMoney.objects.filter(pk=money.pk).update(told_at=told.values("opened_at")[:1])
 
 
 def goes_on(lane: Lane) -> None:

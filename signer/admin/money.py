@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django import forms
 from django.contrib import admin
 from django.db.models import F, QuerySet
 from django.http import HttpRequest
@@ -10,13 +9,9 @@ from django.utils import timezone
 from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
-from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
 
-import keyguard
-from keyguard.models import Key
-from keyguard.states import KeyState
 from signer import topping_up
-from signer.admin.ether import EtherField
+from signer.admin.money_forms import LaneMoneyForm, TopUpForm
 from signer.cells import alarm, to_lane
 from signer.models import Act, Lane, LaneMoney, TopUp
 from signer.money import about_ether, duration
@@ -121,16 +116,6 @@ def lane_cell(lane: Lane) -> str:
     return format_html('<code class="text-xs">{}</code><br>{}', lane.address, lane.chain)
 
 
-class ReasonedForm(forms.ModelForm):  # type: ignore[type-arg]
-    """An edit that says why."""
-
-    reason = forms.CharField(
-        max_length=1000,
-        widget=UnfoldAdminTextareaWidget(attrs={"rows": 2}),
-        help_text="It is kept with your name.",
-    )
-
-
 class Reasoned:
     """An admin whose edits are on record, and which writes only what was edited: workers write the rest."""
 
@@ -157,20 +142,6 @@ class Reasoned:
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
-
-
-class LaneMoneyForm(ReasonedForm):
-    """When people are told."""
-
-    low_balance_wei = EtherField(
-        label="Told below, in ether",
-        required=False,
-        help_text="Empty: people are told when it lasts less than DALP_SIGNER_LOW_RUNWAY_HOURS at the recent rate.",
-    )
-
-    class Meta:
-        model = LaneMoney
-        fields = ("lane", "low_balance_wei")
 
 
 @admin.register(LaneMoney)
@@ -221,81 +192,6 @@ class LaneMoneyAdmin(Reasoned, MoneyCells, ModelAdmin):  # type: ignore[misc]
     @display(description="Lane")
     def shown_lane(self, money: LaneMoney) -> str:
         return format_html("{}<br>{}", to_lane(money.lane), money.lane.chain)
-
-
-class TopUpForm(ReasonedForm):
-    """From where a lane is filled up, to which level, how much in a day."""
-
-    treasury = forms.ChoiceField(
-        label="Treasury",
-        widget=UnfoldAdminSelectWidget(),
-        help_text="The key that pays. Its own lane on the same chain sends the money, so its policy must allow that.",
-    )
-    level_wei = EtherField(
-        label="Fill up to, in ether",
-        help_text="When the lane is low, it is sent what is missing to this.",
-    )
-    daily_cap_wei = EtherField(
-        label="At most in a day, in ether",
-        help_text="From midnight to midnight UTC. Whatever goes wrong, no more than this leaves the treasury for this lane.",
-    )
-
-    class Meta:
-        model = TopUp
-        fields = ("lane", "treasury", "level_wei", "daily_cap_wei", "active")
-        help_texts = {"active": "Off: nothing is transferred. A transfer that is under way is seen through."}
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if "treasury" in self.fields:
-            keys = Key.objects.filter(state=KeyState.ACTIVE).order_by("alias").values_list("alias", "address")
-            # Nothing is chosen beforehand: the first key that comes along is not to pay for others.
-            choices = [("", "---------"), *((alias, f"{alias} ({address})") for alias, address in keys)]
-            if self.instance.treasury and self.instance.treasury not in dict(choices):
-                choices.append((self.instance.treasury, f"{self.instance.treasury} (can't sign now)"))
-            self.fields["treasury"].choices = choices  # type: ignore[attr-defined]
-
-    def clean(self) -> dict[str, Any]:
-        """Refuse what could never help, or would send money round in circles."""
-        cleaned = super().clean() or self.cleaned_data
-        lane: Lane | None = cleaned.get("lane") or getattr(self.instance, "lane", None)
-        level, cap, treasury = (cleaned.get(name) for name in ("level_wei", "daily_cap_wei", "treasury"))
-        if level == 0:
-            self.add_error("level_wei", "More than nothing.")
-        if cap == 0:
-            self.add_error("daily_cap_wei", "More than nothing; to stop it, switch it off.")
-        money: LaneMoney | None = getattr(lane, "money", None)
-        threshold = money.low_balance_wei if money else None
-        if level and threshold and level <= threshold:
-            self.add_error(
-                "level_wei", f"The lane counts as low below {ether(threshold)}: fill it up to more."
-            )
-        if lane and treasury and (loop := _loop(lane, treasury)):
-            self.add_error("treasury", loop)
-        return cleaned
-
-
-def _loop(lane: Lane, treasury: str) -> str:
-    """Return why this treasury would be paid by the lane that it pays, or nothing."""
-    seen: list[str] = []
-    while treasury not in seen:
-        seen.append(treasury)
-        try:
-            address = keyguard.find_key(treasury).address
-        except keyguard.KeyNotFoundError:
-            return ""
-        if address == lane.address:
-            way = " ← ".join(seen)
-            return (
-                f"The lane would be filled up from itself: {way}."
-                if len(seen) > 1
-                else "This is the lane's own key."
-            )
-        onward = TopUp.objects.filter(lane__address=address, lane__chain=lane.chain_id, active=True).first()
-        if onward is None:
-            return ""
-        treasury = onward.treasury
-    return ""
 
 
 @admin.register(TopUp)

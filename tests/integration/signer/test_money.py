@@ -75,7 +75,8 @@ def test_empty_wallet_is_told_once_others_go_on_and_it_resumes_when_there_is_mon
     }
     [incident] = told()
     assert incident.closed_at is None
-    assert money.lanes_low_on_money().get().lane == stage.lane
+    low = money.lanes_low_on_money().get()
+    assert (low.lane, low.waits, low.told_at) == (stage.lane, True, incident.opened_at)
 
     fund(stage, 100 * ETHER)
     stage.settle()
