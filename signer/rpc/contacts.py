@@ -19,7 +19,7 @@ from signer.errors import (
 from signer.rpc import breaker
 from signer.rpc.answers import quantity
 from signer.rpc.connections import Waiting
-from signer.rpc.door import BATCH_SIZE, Call
+from signer.rpc.door import BATCH_SIZE, Call, portion
 from signer.rpc.health import Health
 from signer.rpc.methods import share
 from signer.rpc.transport import CONNECT_SECONDS, Node
@@ -150,7 +150,7 @@ class Contact:
         answers: list[Any] = []
         began = time.monotonic()
         while len(answers) < len(calls):
-            part = calls[len(answers) : len(answers) + self.size]
+            part = portion(calls[len(answers) : len(answers) + self.size], self.size)
             began = time.monotonic()
             got = self.node.request(part, seconds, waiting)
             if isinstance(got[0], RpcTooLargeError) and len(part) > 1:

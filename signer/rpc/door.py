@@ -10,6 +10,8 @@ Call: TypeAlias = tuple[str, Sequence[Any]]
 
 # 100 is the sweet spot of anvil and within the limit of most hosted providers.
 BATCH_SIZE = 100
+# Nodes refuse a request of a few megabytes, some in words that say nothing of its size. One call alone may be larger.
+REQUEST_BYTES = 1_000_000
 SEND = "eth_sendRawTransaction"
 LATEST: Call = ("eth_getBlockByNumber", ["latest", False])
 
@@ -17,6 +19,22 @@ LATEST: Call = ("eth_getBlockByNumber", ["latest", False])
 def send_calls(raws: Sequence[bytes | str]) -> list[Call]:
     """Return the calls that put raw transactions (bytes, or 0x text) before a node."""
     return [(SEND, [raw if isinstance(raw, str) else "0x" + bytes(raw).hex()]) for raw in raws]
+
+
+def portion(calls: Sequence[Call], size: int) -> Sequence[Call]:
+    """Return the first of the calls, at most `size`, that are to be asked in one request."""
+    weight = 0
+    for count, (_, params) in enumerate(calls[:size]):
+        weight += sum(_weight(each) for each in params)
+        if count and weight > REQUEST_BYTES:
+            return calls[:count]
+    return calls[:size]
+
+
+def _weight(parameter: Any) -> int:
+    """Return about how many bytes a parameter takes: raw transactions and call data are what may be large."""
+    text = parameter.get("data", "") if isinstance(parameter, dict) else parameter
+    return len(text) if isinstance(text, str) else 0
 
 
 class Rpc(ABC):

@@ -16,7 +16,7 @@ import urllib3
 from signer.errors import RpcError, RpcNodeError, RpcRejectedError, RpcTooLargeError, RpcTransportError
 from signer.rpc import answers as bodies
 from signer.rpc.connections import ThreadSessions, Waiting, waiting_with
-from signer.rpc.door import BATCH_SIZE, Call, Rpc
+from signer.rpc.door import BATCH_SIZE, Call, Rpc, portion
 from signer.rpc.methods import seconds_for
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class Node(Rpc):
     def batch(self, calls: Sequence[Call], *, prove: bool = False) -> list[Any]:
         """As of Rpc, at most `BATCH_SIZE` calls in one request; a request that fails as a whole fails its calls."""
         answers: list[Any] = []
-        for start in range(0, len(calls), BATCH_SIZE):
-            answers += self.request(calls[start : start + BATCH_SIZE])
+        while len(answers) < len(calls):
+            answers += self.request(portion(calls[len(answers) : len(answers) + BATCH_SIZE], BATCH_SIZE))
         return answers
 
     def request(

@@ -131,6 +131,14 @@ def test_blob_transaction_is_replaced_by_one_that_offers_twice_as_much_of_all_th
     assert second.max_cost_wei == second.gas_limit * second.max_fee_per_gas_wei + blob_cost + 1
 
 
+def test_many_blobs_go_out_in_requests_that_a_node_takes(manual: Stage) -> None:
+    """anvil refuses more than two megabytes with the words "Invalid request"."""
+    rows = [manual.submit(blobs=[BLOB]) for _ in range(9)]
+    manual.drain()
+    assert len(manual.pool()) == len(rows)
+    assert set(Attempt.objects.values_list("state", "send_count")) == {("SENT", 1)}
+
+
 @pytest.mark.case("S59")
 def test_person_who_raises_a_blob_transaction_must_double_it(manual: Stage) -> None:
     row = manual.submit(blobs=[BLOB])
