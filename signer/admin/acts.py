@@ -25,6 +25,7 @@ from workflows.admin.acting import Acting, ReasonForm, row_at
 class RefusedError(WorkflowError):
     """The signer's refusal, as the form shows it."""
 
+    code = NotPossibleError.code
     remedy = "Nothing was changed."
 
     def __init__(self, error: SignerError) -> None:
