@@ -239,6 +239,16 @@ def test_the_openapi_document_is_3_1_and_names_every_path(client: Client) -> Non
         "/api/v1/completions/{token}",
         "/api/v1/transactions",
         "/api/v1/transactions/{transaction_id}",
+        "/api/v1/transactions/{transaction_id}/cancel",
+        "/api/v1/transactions/{transaction_id}/give-up",
+        "/api/v1/transactions/{transaction_id}/requeue",
+        "/api/v1/transactions/{transaction_id}/speed-up",
+        "/api/v1/lanes",
+        "/api/v1/lanes/{chain_id}/{address}",
+        "/api/v1/lanes/{chain_id}/{address}/drain",
+        "/api/v1/lanes/{chain_id}/{address}/pause",
+        "/api/v1/lanes/{chain_id}/{address}/resume",
+        "/api/v1/lanes/{chain_id}/{address}/resync",
     }
 
 
