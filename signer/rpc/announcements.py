@@ -21,6 +21,7 @@ log = structlog.get_logger()
 # At DEBUG it writes the request's path, and with it the provider's key.
 logging.getLogger("websockets.client").setLevel(logging.INFO)
 
+SUBSCRIPTION = ("eth_subscribe", ["newHeads"])
 OPEN_SECONDS = 5.0
 LOOK_SECONDS = 1.0
 # A source that has announced nothing for so long is connected anew.
@@ -39,21 +40,26 @@ class Source:
         self.count = 0
         self._url = url
         self._condition = threading.Condition()
+        self._ended = threading.Event()
         self._used_at = time.monotonic()
-        threading.Thread(target=self._run, name="heads", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="heads", daemon=True)
+        self._thread.start()
 
     def use(self) -> bool:
-        """Keep listening; return False when the thread has ended."""
+        """Keep listening; return False when it has ended."""
         with self._condition:
-            if self._used_at < 0:
-                return False
             self._used_at = time.monotonic()
-            return True
+            return not self._ended.is_set()
+
+    def stop(self) -> None:
+        """End the thread, and wait for its end."""
+        self._ended.set()
+        self._thread.join()
 
     def wait(self, heard: int, seconds: float) -> int:
         """Return the number of announcements so far, once it is not `heard` any more or the time is up."""
         with self._condition:
-            self._used_at = max(self._used_at, time.monotonic()) if self._used_at >= 0 else self._used_at
+            self._used_at = time.monotonic()
             self._condition.wait_for(lambda: self.count != heard, seconds)
             return self.count
 
@@ -64,18 +70,17 @@ class Source:
             except (WebSocketException, OSError, EOFError, ValueError) as error:
                 # The exception's own text may hold the URL.
                 log.warning("heads_not_announced", host=self.host, error=type(error).__name__)
-                time.sleep(RETRY_SECONDS)
+                self._ended.wait(RETRY_SECONDS)
 
     def _is_wanted(self) -> bool:
         with self._condition:
             if time.monotonic() - self._used_at > UNUSED_SECONDS:
-                self._used_at = -1.0
-                return False
-            return True
+                self._ended.set()
+            return not self._ended.is_set()
 
     def _listen(self) -> None:
         with _connect(self._url) as socket:
-            socket.send(_request("eth_subscribe", ["newHeads"]))
+            socket.send(_request(*SUBSCRIPTION))
             heard_at = time.monotonic()
             while self._is_wanted() and time.monotonic() - heard_at < SILENT_SECONDS:
                 try:

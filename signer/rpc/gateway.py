@@ -6,6 +6,7 @@ of them are paused it ends at once. A gateway is made for a piece of work and us
 shared through the endpoints' health and rows.
 """
 
+import math
 import random
 import time
 from collections import deque
@@ -67,9 +68,8 @@ class Gateway(Rpc):
             part = calls[len(answers) : len(answers) + room]
             got = self._read(part, readers, prove)
             answers += got
-            if all(
-                wants_another(answer) for answer in got
-            ):  # nobody answers: the rest need not wait for it too
+            # Nobody answers: the rest need not wait for it too.
+            if all(wants_another(answer) for answer in got):
                 answers += [got[-1]] * (len(calls) - len(answers))
         return answers
 
@@ -267,11 +267,12 @@ class Gateway(Rpc):
         self, contacts: Sequence[Contact], work: Any, calls: Sequence[Call], *, enough: Any, grace: float
     ) -> Gathered:
         kind = share(calls)
+        requests = math.ceil(len(calls) / min(contact.size for contact in contacts))
         gathered = gather(
             contacts,
             work,
             count=len(calls),
-            seconds=seconds_for(calls),
+            seconds=seconds_for(calls) * requests,
             grace=grace,
             enough=enough,
             patience=max(contact.health.patience(kind, self._hedge_seconds) for contact in contacts),
@@ -304,8 +305,7 @@ class Gateway(Rpc):
     def _write(self) -> None:
         """Write what was met to the rows. Only in the gateway's own thread: the crews' have no database."""
         for contact in self._contacts:
-            while contact.health.unwritten:
-                item = contact.health.unwritten.popleft()
+            for item in contact.health.take_unwritten():
                 if isinstance(item, Pause):
                     pauses.write(contact.pk, self.chain_id, item)
                 else:

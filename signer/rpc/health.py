@@ -7,6 +7,7 @@ thread may report here; what has to be written waits in `unwritten` for a thread
 import os
 import threading
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from signer.rpc.breaker import Pause
@@ -46,6 +47,14 @@ class Health:
         if self._node is None:
             self._node = Node(url)
         return self._node
+
+    def take_unwritten(self) -> Iterator[Pause | int]:
+        """Take what has to be written, one by one: several threads may be at it."""
+        while self.unwritten:
+            try:
+                yield self.unwritten.popleft()
+            except IndexError:  # another was faster
+                return
 
     def is_usable(self) -> bool:
         return self.pause is None

@@ -58,6 +58,8 @@ class Race:
         began = time.monotonic()
         if readable(sock, min(self.patience, self.seconds)):
             return
+        if self.patience >= self.seconds:
+            raise TimeoutError
         self.hedge = self.hedge or self.another()
         while True:
             passed = time.monotonic() - began
