@@ -62,7 +62,7 @@ def send(rpc: Rpc, attempts: Sequence[Attempt], rules: Sequence[Rule] = ()) -> l
     rules: those of operators.
     """
     ordered = sorted(attempts, key=lambda attempt: attempt.nonce)
-    answers = rpc.broadcast([bytes(attempt.raw) for attempt in ordered])
+    answers = rpc.broadcast([bytes(attempt.raw) for attempt in ordered], rules)
     return [_outcome(attempt, answer, rules) for attempt, answer in zip(ordered, answers, strict=True)]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from signer.errors import RpcError
+from signer.rpc_errors import Rule
 
 Call: TypeAlias = tuple[str, Sequence[Any]]
 
@@ -62,8 +63,11 @@ class Rpc(ABC):
         """Return the results of all calls, or raise the first RpcError."""
         return _or_raise(self.batch(calls))
 
-    def broadcast(self, raws: Sequence[bytes | str]) -> list[Any]:
-        """Send each raw transaction once to every endpoint that can be used; return one answer or RpcError for each."""
+    def broadcast(self, raws: Sequence[bytes | str], rules: Sequence[Rule] = ()) -> list[Any]:
+        """Send each raw transaction once to every endpoint that can be used; return one answer or RpcError for each.
+
+        rules: what operators say that the nodes' words mean.
+        """
         return self.batch(send_calls(raws))
 
     def agreed(self, calls: Sequence[Call]) -> list[Any]:

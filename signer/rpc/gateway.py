@@ -29,7 +29,7 @@ from signer.rpc.gathering import Gathered, gather
 from signer.rpc.hedging import GivenUpError, Hedge, OvertakenError, Race
 from signer.rpc.merging import merge
 from signer.rpc.methods import LIGHT, seconds_for, share
-from signer.rpc_errors import ErrorClass, classify
+from signer.rpc_errors import ErrorClass, Rule, classify
 from signer.states import PauseKind
 
 # After the first success the others get so long; what they say later counts for their health alone.
@@ -120,7 +120,7 @@ class Gateway(Rpc):
 
     # --- Sending ------------------------------------------------------------------------------------------
 
-    def broadcast(self, raws: Sequence[bytes | str]) -> list[Any]:
+    def broadcast(self, raws: Sequence[bytes | str], rules: Sequence[Rule] = ()) -> list[Any]:
         calls = send_calls(raws)
         usable = self._usable()
         if not calls or not usable:
@@ -132,13 +132,13 @@ class Gateway(Rpc):
             usable,
             lambda contact: contact.send(calls, seconds),
             calls,
-            enough=lambda replies: any(_has_taken(reply) for reply in replies.values()),
+            enough=lambda replies: any(_has_taken(reply, rules) for reply in replies.values()),
             grace=GRACE_SECONDS,
         )
         silent = [RpcTransportError(f"{contact.host}: no answer yet") for contact in gathered.late]
         said = [reply.answers for reply in gathered.replies.values()]
         return [
-            merge(params[0], [*silent, *(answers[place] for answers in said)])
+            merge(params[0], [*silent, *(answers[place] for answers in said)], rules)
             for place, (_, params) in enumerate(calls)
         ]
 
@@ -342,9 +342,10 @@ def _preference(contact: Contact) -> tuple[int, float]:
     return contact.position, -(random.random() ** (1 / max(1, contact.weight)))  # noqa: S311
 
 
-def _has_taken(reply: Reply) -> bool:
+def _has_taken(reply: Reply, rules: Sequence[Rule]) -> bool:
     return any(
-        not isinstance(answer, RpcError) or classify(answer) is ErrorClass.KNOWN for answer in reply.answers
+        not isinstance(answer, RpcError) or classify(answer, rules) is ErrorClass.KNOWN
+        for answer in reply.answers
     )
 
 

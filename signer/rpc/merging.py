@@ -11,7 +11,7 @@ from typing import Any
 from eth_utils.crypto import keccak
 
 from signer.errors import RpcError
-from signer.rpc_errors import ErrorClass, classify
+from signer.rpc_errors import ErrorClass, Rule, classify
 
 E = ErrorClass
 
@@ -32,11 +32,11 @@ ORDER = (
 RANK = {error_class: rank for rank, error_class in enumerate(ORDER)}
 
 
-def merge(raw: str, answers: Sequence[Any]) -> Any:
+def merge(raw: str, answers: Sequence[Any], rules: Sequence[Rule] = ()) -> Any:
     """Return the answer that counts for a raw transaction (0x text), out of at least one.
 
     answers: a result or RpcError per endpoint that it was sent to. An endpoint that did not answer is an
-    RpcTransportError among them.
+    RpcTransportError among them. rules: those of operators.
     """
     taken = [answer for answer in answers if not isinstance(answer, RpcError)]
     if taken:
@@ -45,4 +45,4 @@ def merge(raw: str, answers: Sequence[Any]) -> Any:
         # A node that reports another hash is wrong about it, though it has the bytes.
         computed = "0x" + keccak(hexstr=raw).hex()
         return next((a for a in taken if isinstance(a, str) and a.lower() == computed), taken[0])
-    return min(answers, key=lambda answer: RANK[classify(answer)])
+    return min(answers, key=lambda answer: RANK[classify(answer, rules)])
