@@ -145,8 +145,8 @@ def _slow_key(chain_id: int) -> str:
     return f"chains:{chain_id}:slow"
 
 
-def _turn_key(chain_id: int) -> str:
-    return f"chains:{chain_id}:turn"
+def _place_key(chain_id: int) -> str:
+    return f"chains:{chain_id}:place"
 
 
 def mark_slow(chain_id: int, seconds: int) -> None:
@@ -158,20 +158,22 @@ def is_slow(chain_id: int) -> bool:
     return _survive("slow", False, lambda: bool(client().exists(_slow_key(chain_id))))
 
 
-def take_turn(chain_id: int, token: str, seconds: int) -> bool:
-    """Take the chain's one turn, unless another has it; without Redis everybody has one."""
-    return _survive("turn", True, lambda: bool(client().set(_turn_key(chain_id), token, nx=True, ex=seconds)))
+def take_place(chain_id: int, token: str, seconds: int) -> bool:
+    """Take the chain's one place, unless another has it; without Redis everybody has one."""
+    return _survive(
+        "place", True, lambda: bool(client().set(_place_key(chain_id), token, nx=True, ex=seconds))
+    )
 
 
-def return_turn(chain_id: int, token: str) -> None:
-    """Give the turn back, unless it ran out and is another's by now."""
+def return_place(chain_id: int, token: str) -> None:
+    """Give the place back, unless it ran out and is another's by now."""
 
     def work() -> None:
         # Not atomic: between the two it may run out and be taken. Then two drains are at the chain for a moment.
-        if client().get(_turn_key(chain_id)) == token:
-            client().delete(_turn_key(chain_id))
+        if client().get(_place_key(chain_id)) == token:
+            client().delete(_place_key(chain_id))
 
-    _survive("turn", None, work)
+    _survive("place", None, work)
 
 
 # --- One worker at a time for a lane --------------------------------------------------------------------------

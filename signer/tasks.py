@@ -5,7 +5,7 @@ from uuid import UUID
 from celery import shared_task
 from django.db import InterfaceError, OperationalError
 
-from signer import chains, lanes, money, queue, routing, sweeping, turns, watching
+from signer import chains, lanes, money, queue, routing, slowness, sweeping, watching
 from signer.events import indexing
 
 # A database that is away for a moment: the message is worth more than a log line, though the sweep would replace it.
@@ -28,7 +28,7 @@ def drain(lane_id: str) -> None:
     chain_id = routing.chain_of(UUID(lane_id))
     if chain_id is None:
         return
-    with turns.at_chain(chain_id) as may_work:
+    with slowness.visit(chain_id) as may_work:
         if may_work:  # else the chain is slow, and another worker waits for it: the sweep rings again
             lanes.drain(UUID(lane_id))
 

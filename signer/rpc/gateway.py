@@ -19,7 +19,7 @@ from typing import Any
 
 from django.conf import settings
 
-from signer import turns
+from signer import slowness
 from signer.errors import ChainMismatchError, RpcError, RpcTransportError, RpcUnavailableError
 from signer.rpc import pauses, quorum, surveying
 from signer.rpc.breaker import Pause, wants_another
@@ -312,10 +312,10 @@ class Gateway(Rpc):
                     pauses.write_batch_size(contact.pk, item)
 
     def _may_wait(self) -> bool:
-        return turns.may_wait(self.chain_id)
+        return slowness.may_wait(self.chain_id)
 
     def _has_given_up(self) -> bool:
-        return turns.has_given_up(self.chain_id)
+        return slowness.has_given_up(self.chain_id)
 
 
 @dataclass(frozen=True)

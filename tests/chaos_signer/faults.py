@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from django.db.models import Max
+
 import signer.tasks  # noqa: F401 - what it imports registers the crash points
 from signer import Transaction, TransactionState
 from tests.chaos.stage import patiently
@@ -91,12 +93,15 @@ class Faults:
         """Take back blocks from which something has been concluded already: else nobody would notice."""
         chain = self.random.choice(self.stage.chains)
         head = chain.anvil.block_number()
-        seen = Transaction.objects.filter(
-            chain_id=chain.chain_id, state=TransactionState.CONFIRMING, block_number__gte=head - 1
+        confirming = Transaction.objects.filter(
+            chain_id=chain.chain_id,
+            state=TransactionState.CONFIRMING,
+            block_number__gt=head - REORG_DEPTH_MAX,
         )
-        if not patiently(seen.exists):
+        newest = patiently(lambda: confirming.aggregate(newest=Max("block_number"))["newest"])
+        if newest is None:
             return False
-        depth = self.random.randint(1, REORG_DEPTH_MAX)
+        depth = self.random.randint(head - newest + 1, REORG_DEPTH_MAX)
         chain.anvil.rpc("anvil_reorg", depth, [])
         self.struck[f"... {depth} deep"] += 1
         return True

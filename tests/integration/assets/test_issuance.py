@@ -9,8 +9,7 @@ from pytest_django.fixtures import Settings
 
 from dalp.assets.calls import contract
 from dalp.assets.models import Asset, AssetState
-from signer import Holding, Transaction, TransactionState, WatchedContract, compare_index, lanes
-from signer.admission import estimate_call
+from signer import Holding, Transaction, TransactionState, WatchedContract, admission, compare_index
 from signer.events import indexing
 from tests.integration.assets.conftest import CHAIN_ID, GERMANY, Stage
 from workflows.models import Run
@@ -258,13 +257,15 @@ def test_a_registration_with_another_country_moves_the_investor(stage: Stage) ->
 def test_a_supply_that_was_minted_while_the_opening_failed_is_burned(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def estimate(row: Transaction, sender: str) -> tuple[str, list[Any]]:
-        method, (call, block) = estimate_call(row, sender)
+    simulation = admission._simulation
+
+    def simulated(row: Transaction, sender: str) -> tuple[str, list[Any]]:
+        method, (call, block) = simulation(row, sender)
         if row.label.startswith("unpause"):
             call = {**call, "data": "0xdeadbeef"}  # the node says that it would revert
         return method, [call, block]
 
-    monkeypatch.setattr(lanes, "estimate_call", estimate)
+    monkeypatch.setattr(admission, "_simulation", simulated)
     run = stage.drive(stage.issue("HALF", {stage.wallets[0]: 7}))
     assert (run.state, run.error["code"]) == (RunState.COMPENSATED, "TRANSACTION_WOULD_REVERT")
     token = salted_token(stage, run)

@@ -9,7 +9,7 @@ import pytest
 
 from dalp.chain_diagnosis import check_chains, check_nodes
 from dalp.local.servers import AnvilServer
-from signer import ChainMismatchError, RpcTransportError, queue, turns
+from signer import ChainMismatchError, RpcTransportError, queue, slowness
 from signer.chains import connect
 from signer.errors import RpcDisagreementError, RpcUnavailableError
 from signer.models import Chain, Endpoint, Incident, Transaction
@@ -522,7 +522,7 @@ def test_readyz_fails_when_the_only_node_has_stopped_following(
     assert all(finding.ok for finding in readiness() if finding.name == "chains")
 
 
-# --- Turns ------------------------------------------------------------------------------------------------------
+# --- Slow chains ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.case("S24")
@@ -535,9 +535,9 @@ def test_slow_chain_gets_one_drain_at_a_time_and_the_others_leave_at_once(
     queue.client().flushdb()
     manual.submit()
     liar.delay = 0.5
-    with turns.at_chain(31337) as may_work:
+    with slowness.visit(31337) as may_work:
         assert may_work
-        connect(manual.chain).call("eth_chainId")  # it takes long: the chain is marked, the turn is ours
+        connect(manual.chain).call("eth_chainId")  # it takes long: the chain is marked, the place is ours
         assert queue.is_slow(31337)
         asked = liar.requests
         began = time.monotonic()
@@ -549,15 +549,15 @@ def test_slow_chain_gets_one_drain_at_a_time_and_the_others_leave_at_once(
 
 
 @pytest.mark.case("S24")
-def test_whoever_has_no_turn_gives_up_waiting(
+def test_whoever_has_no_place_gives_up_waiting(
     manual: Stage, liar: LyingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wait(monkeypatch, hedge_seconds=0.2)
     queue.client().flushdb()
     liar.delay = 2
     began = time.monotonic()
-    with turns.at_chain(31337):
-        queue.take_turn(31337, "another worker", 30)
+    with slowness.visit(31337):
+        queue.take_place(31337, "another worker", 30)
         rpc = connect(manual.chain)
         assert isinstance(rpc.batch([("eth_chainId", [])])[0], RpcTransportError)
         assert isinstance(rpc.batch([("eth_chainId", [])])[0], RpcUnavailableError)
