@@ -148,6 +148,7 @@ class Contact:
     def _request_all(self, calls: Sequence[Call], seconds: float, waiting: Waiting | None) -> Reply:
         """Ask in requests of the endpoint's size; the first that is waited for in vain, or turned away, is the last."""
         answers: list[Any] = []
+        self.node.load()
         began = time.monotonic()
         while len(answers) < len(calls):
             part = portion(calls[len(answers) : len(answers) + self.size], self.size)

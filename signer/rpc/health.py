@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from signer.rpc.breaker import Pause
 from signer.rpc.crew import Crew
-from signer.rpc.methods import HEAVY
 from signer.rpc.transport import Node
 
 # A latency is the mean of about so many last answers.
@@ -106,9 +105,8 @@ class Health:
 
     def patience(self, share: float, hedge_seconds: float) -> float:
         """Return how long an answer may take before somebody else is asked, or told."""
-        scale = share if share == HEAVY else 1.0
         usual = 3 * self.latencies.get(share, 0.0)
-        return min(max(hedge_seconds * scale, usual), max(hedge_seconds, PATIENCE_SECONDS_MAX) * scale)
+        return max(hedge_seconds, min(usual, PATIENCE_SECONDS_MAX))
 
 
 _known: dict[tuple[int, str], Health] = {}

@@ -99,6 +99,10 @@ class Node(Rpc):
             return body
         raise RpcTransportError(text)
 
+    def load(self) -> None:
+        """Load what the first request needs, so that it is not taken for the endpoint's latency."""
+        _ = self._provider
+
     @property
     def _provider(self) -> "Provider":
         if self._made is None:

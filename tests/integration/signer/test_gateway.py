@@ -9,7 +9,7 @@ import pytest
 
 from dalp.chain_diagnosis import check_chains, check_nodes
 from dalp.local.servers import AnvilServer
-from signer import ChainMismatchError, RpcTransportError, queue, slowness
+from signer import ChainMismatchError, RpcTransportError, queue, slowness, sweeping, tasks
 from signer.chains import connect
 from signer.errors import RpcDisagreementError, RpcUnavailableError
 from signer.models import Chain, Endpoint, Incident, Transaction
@@ -114,6 +114,7 @@ def test_batches_shrink_to_what_the_provider_takes_and_stay_so(manual: Stage, pa
 # --- Pauses -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sqlite_too
 def test_failing_endpoint_is_left_alone_by_all_and_asked_once_when_its_pause_is_over(
     manual: Stage, pair: Pair
 ) -> None:
@@ -188,6 +189,7 @@ def test_refusal_in_whatever_wrapping_pauses_nobody(manual: Stage, liar: LyingNo
     assert endpoint(liar).paused_until is None
 
 
+@pytest.mark.sqlite_too
 @pytest.mark.case("S50")
 def test_one_process_asks_an_endpoint_whose_pause_is_over(manual: Stage, liar: LyingNode) -> None:
     liar.lose_requests = True
@@ -201,6 +203,26 @@ def test_one_process_asks_an_endpoint_whose_pause_is_over(manual: Stage, liar: L
     assert liar.requests == asked + 1
 
 
+def test_sweep_has_endpoints_asked_whose_pause_is_over(
+    manual: Stage, liar: LyingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung: list[int] = []
+    monkeypatch.setattr(sweeping, "ring_probe", rung.append)
+    liar.status = 429
+    connect(manual.chain).batch([("eth_chainId", [])])
+    sweeping.paused_endpoints()
+    assert rung == []
+    end_pauses()
+    sweeping.paused_endpoints()
+    assert rung == [31337]
+    liar.status = 0
+    tasks.probe(31337)
+    sweeping.paused_endpoints()
+    assert rung == [31337]
+    assert endpoint(liar).unusable_since is None
+
+
+@pytest.mark.sqlite_too
 def test_unreachable_chain_is_told_once_and_over_when_it_answers(
     manual: Stage, liar: LyingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

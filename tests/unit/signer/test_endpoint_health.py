@@ -199,7 +199,6 @@ def test_only_what_is_no_answer_is_asked_of_another() -> None:
 def test_patience_grows_with_what_is_usual_and_has_an_end() -> None:
     known = Health()
     assert known.patience(LIGHT, 1.0) == 1.0
-    assert known.patience(HEAVY, 1.0) == 2.0
     for _ in range(30):
         known.answered(0.6, LIGHT)
     assert known.patience(LIGHT, 1.0) == pytest.approx(1.8)
