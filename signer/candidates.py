@@ -12,6 +12,7 @@ from uuid import UUID
 
 from django.db.models import Min, Q, QuerySet
 
+from signer import runway
 from signer.errors import RpcError, RpcNodeError
 from signer.flights import attempts_of
 from signer.models import Attempt, Transaction
@@ -27,6 +28,7 @@ BLOCKS_MAX = 16
 NEEDED = (
     "lane_id", "nonce", "state", "sub_state", "noop_outcome", "block_number", "block_hash", "correlation_id",
 )  # fmt: skip
+ATTEMPT_NEEDED = ("transaction_id", "seq", "hash", "purpose", *runway.PRICED)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def find(rpc: Rpc, chain_id: int, canonical: Mapping[int, str], final: int) -> l
     wanted = confirming | _used(rpc, chain_id)
     rows = list(in_flight(chain_id).filter(wanted).only(*NEEDED).order_by("nonce", "id")[:LIMIT])
     attempts: dict[UUID, list[Attempt]] = defaultdict(list)
-    for attempt in attempts_of(rows).only("transaction_id", "seq", "hash", "purpose", "gas_limit"):
+    for attempt in attempts_of(rows).only(*ATTEMPT_NEEDED):
         attempts[attempt.transaction_id].append(attempt)
     return [Candidate(row, attempts[row.pk]) for row in rows]
 

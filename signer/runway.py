@@ -12,6 +12,8 @@ RECOVERY_PERCENT = 150
 # So little is not worth the fee of a transfer, unless something waits for it.
 WORTHWHILE_PERCENT = 10
 BUCKET = timedelta(minutes=10)
+# The columns of an attempt that `cost_wei` reads.
+PRICED = ("max_fee_per_gas_wei", "gas_limit", "value")
 
 
 def bucket_of(instant: datetime) -> datetime:

@@ -408,3 +408,19 @@ def test_drain_of_a_full_lane_reads_no_more_rows_than_it_must(manual: Stage) -> 
     with CaptureQueriesContext(connection) as asked:
         manual.drain()
     assert len(asked) < 20
+
+
+def test_settling_many_reads_no_row_by_itself(manual: Stage) -> None:
+    """A column that was left in the database would be fetched again for each transaction."""
+    from django.test.utils import CaptureQueriesContext
+
+    manual.chain.max_in_flight = 100
+    manual.chain.save()
+    for _ in range(100):
+        manual.submit(gas_limit=21_000)
+    manual.drain()
+    manual.mine()
+    with CaptureQueriesContext(connection) as asked:
+        manual.watch()
+    assert not manual.in_flight()
+    assert len(asked) < 30
