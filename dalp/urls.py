@@ -7,6 +7,8 @@ from django.views.generic import RedirectView
 from dalp import health
 from dalp.api import api
 
+admin.autodiscover()
+
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("healthz", health.healthz),

@@ -13,7 +13,6 @@ from django.db import transaction
 from django.db.models import Max
 from django.db.models.functions import Now
 
-from signer.errors import RpcError
 from signer.flights import attempts_of
 from signer.models import Act, Attempt, Chain, Lane, Transaction
 from signer.ringing import ring_lane
@@ -54,24 +53,19 @@ def look(held: Claim[Chain], rpc: Rpc, absent: Sequence[Transaction], final: int
 def proved(rpc: Rpc, rows: Sequence[Transaction], at: int) -> list[Transaction]:
     """Return those whose nonce a stranger's transaction has used, in block `at` or below. Raises RpcError."""
     lanes = dict(Lane.objects.filter(pk__in={row.lane_id for row in rows}).values_list("pk", "address"))
-    counts = _all(rpc.agreed([("eth_getTransactionCount", [address, hex(at)]) for address in lanes.values()]))
+    counts = rpc.agreed_or_raise(
+        [("eth_getTransactionCount", [address, hex(at)]) for address in lanes.values()]
+    )
     used = {pk: quantity(count) for pk, count in zip(lanes, counts, strict=True)}
     taken = [row for row in rows if row.nonce is not None and row.nonce < used[row.lane_id]]
     attempts = list(attempts_of(taken))
-    receipts = _all(rpc.agreed([("eth_getTransactionReceipt", [attempt.hash]) for attempt in attempts]))
+    receipts = rpc.agreed_or_raise([("eth_getTransactionReceipt", [attempt.hash]) for attempt in attempts])
     ours = {
         attempt.transaction_id
         for attempt, receipt in zip(attempts, receipts, strict=True)
         if receipt is not None
     }
     return [row for row in taken if row.pk not in ours]
-
-
-def _all(answers: Sequence[object]) -> Sequence[object]:
-    for answer in answers:
-        if isinstance(answer, RpcError):
-            raise answer
-    return answers
 
 
 def requeue(held: Claim[Lane], ids: "Sequence[UUID]", actor: str, reason: str) -> int:

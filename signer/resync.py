@@ -49,10 +49,10 @@ def lane_difference(lane: Lane) -> Difference:
     rpc = chains.connect(lane.chain)
     head = blocks.fetch_latest(rpc).number
     deep = max(0, head - max(foreign.DEPTH, lane.chain.confirmations))
-    answers = rpc.agreed(
+    answers = rpc.agreed_or_raise(
         [("eth_getTransactionCount", [lane.address, at]) for at in ("latest", "pending", hex(deep))]
     )
-    latest, pending, final = (quantity(answer) for answer in _checked(answers))
+    latest, pending, final = (quantity(answer) for answer in answers)
     rows = Transaction.objects.filter(lane=lane)
     highest = max([*promised_nonces(lane), *_highest(rows)], default=None)
     in_flight = rows.filter(state__in=IN_FLIGHT)
@@ -75,13 +75,6 @@ def lane_difference(lane: Lane) -> Difference:
 def _highest(rows: QuerySet[Transaction]) -> list[int]:
     highest = rows.aggregate(highest=Max("nonce"))["highest"]
     return [] if highest is None else [highest]
-
-
-def _checked(answers: list[Any]) -> list[Any]:
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
-    return answers
 
 
 def _notes(

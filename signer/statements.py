@@ -111,7 +111,7 @@ def _array(field: Any) -> str:
     # A cast to varchar(n) would cut off what is too long, and the column could not refuse it.
     kind = str(field.db_type(connection))
     kind = "text" if kind.startswith("varchar") else kind.split("(", maxsplit=1)[0]
-    return f"%s::{kind}[]"
+    return f"%b::{kind}[]"
 
 
 def _update_by_values(

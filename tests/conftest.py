@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pytest_django.plugin import DjangoDbBlocker
 
-from dalp.local import servers
+from dalp.local import processes, servers
 from tests import cases
 from tests.services import Live, Services, switched_to
+from tests.warm import Nursery
 
 if TYPE_CHECKING:
     from tests.integration.workflows.stopped import Script
 
 SERVICES = Services()
+NURSERY = Nursery()
+processes.launch = NURSERY.launch
 os.environ.update(SERVICES.environment())
 
 # pytest-django sets Django up when the settings are loaded by the time pytest is configured, not before.
@@ -60,6 +63,7 @@ def pytest_xdist_setupnodes() -> None:
 
 def pytest_unconfigure() -> None:
     SERVICES.stop()
+    NURSERY.close()
 
 
 @pytest.fixture(scope="session")

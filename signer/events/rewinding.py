@@ -9,7 +9,6 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Now
 
-from signer.errors import RpcError
 from signer.events.following import remember
 from signer.events.forks import fork_point
 from signer.events.handing_over import HandlerFailedError, take_back
@@ -55,9 +54,7 @@ def rewind(tenure: Tenure, final: int | None) -> None:
 
 def _prove_chain(tenure: Tenure) -> None:
     """Raise RpcError unless the node serves the chain that was registered."""
-    [answer] = tenure.rpc.batch([LATEST], prove=True)
-    if isinstance(answer, RpcError):
-        raise answer
+    tenure.rpc.batch_or_raise([LATEST], prove=True)
 
 
 def _set_back_contracts(tenure: Tenure, number: int | None) -> None:

@@ -59,9 +59,9 @@ class Rpc(ABC):
         [answer] = self.batch_or_raise([(method, params)])
         return answer
 
-    def batch_or_raise(self, calls: Sequence[Call]) -> list[Any]:
-        """Return the results of all calls, or raise the first RpcError."""
-        return _or_raise(self.batch(calls))
+    def batch_or_raise(self, calls: Sequence[Call], *, prove: bool = False) -> list[Any]:
+        """As `batch`; raises the first RpcError."""
+        return _or_raise(self.batch(calls, prove=prove))
 
     def broadcast(self, raws: Sequence[bytes | str], rules: Sequence[Rule] = ()) -> list[Any]:
         """Send each raw transaction once to every endpoint that can be used; return one answer or RpcError for each.

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dalp.local import processes
 from tests.chaos.stage import Stage, patiently
+from tests.warm import Nursery
 
 if TYPE_CHECKING:
     from tests.chaos.runner import Runner
@@ -32,6 +34,8 @@ def main() -> int:
     given = arguments()
     directory = given.directory or Path(tempfile.mkdtemp(prefix="dalp-chaos-"))
     directory.mkdir(parents=True, exist_ok=True)
+    # Many die: a cold start of each would leave the machine little time for the work.
+    processes.launch = Nursery().launch
     print(f"seed {given.seed}, logs in {directory}", flush=True)
     stage = Stage(directory, given.workers)
     try:

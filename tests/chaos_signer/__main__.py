@@ -8,9 +8,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from dalp.local import processes
 from tests.chaos.__main__ import table
 from tests.chaos.stage import patiently
 from tests.chaos_signer.stage import Stage
+from tests.warm import Nursery
 
 
 def arguments() -> argparse.Namespace:
@@ -33,6 +35,8 @@ def main() -> int:
     given = arguments()
     directory = given.directory or Path(tempfile.mkdtemp(prefix="dalp-chaos-signer-"))
     directory.mkdir(parents=True, exist_ok=True)
+    # Many die: a cold start of each would leave the machine little time for the work.
+    processes.launch = Nursery().launch
     print(f"seed {given.seed}, logs in {directory}", flush=True)
     stage = Stage(directory, given.workers, given.addresses)
     try:

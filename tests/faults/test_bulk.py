@@ -57,7 +57,8 @@ def test_bulk_decision_goes_on_where_a_worker_died(live: Live, job: BulkJob, poi
     live.start_worker(env=QUICK)
 
     def done() -> bool:
-        sweep.delay()
+        if next(looks) % 40 == 0:
+            sweep.delay()
         job.refresh_from_db()
         return job.state == "DONE" and not Run.objects.exclude(state="SUCCEEDED").exists()
 
