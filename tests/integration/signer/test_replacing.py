@@ -140,17 +140,17 @@ def test_refused_replacement_is_raised_again_and_any_of_the_hashes_may_win(
 @pytest.mark.case("S37")
 def test_what_may_not_push_out_a_pending_one_waits_for_the_head(manual: Stage, liar: LyingNode) -> None:
     """A full pool takes nothing from far above the head: the same bytes are sent again, later and at the same price."""
-    words = "future transaction tries to replace pending"
     head, behind = manual.submit(), manual.submit()
+    is_full = [True]
 
     def lie(call: Call) -> dict[str, Any] | None:
-        is_behind = call["method"] == SEND and call["params"][0] == "0x" + bytes(raw()).hex()
-        return {"error": {"code": -32000, "message": words}} if is_behind and not liar_relents else None
+        if call["method"] != SEND or not is_full or bytes.fromhex(call["params"][0][2:]) != raw_of(behind):
+            return None
+        return {"error": {"code": -32000, "message": "future transaction tries to replace pending"}}
 
-    def raw() -> bytes:
-        return manual.attempts(behind.pk)[0].raw
+    def raw_of(row: Transaction) -> bytes:
+        return bytes(manual.attempts(row.pk)[0].raw)
 
-    liar_relents: list[bool] = []
     liar.lie = lie
     manual.drain()
     manual.drain()
@@ -159,7 +159,7 @@ def test_what_may_not_push_out_a_pending_one_waits_for_the_head(manual: Stage, l
     manual.mine()
     manual.watch()
     assert state(head) == TransactionState.COMPLETED
-    liar_relents.append(True)
+    is_full.clear()
     manual.later(61)
     manual.drain()
     [attempt] = manual.attempts(behind.pk)
