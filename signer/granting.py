@@ -30,7 +30,7 @@ from signer.errors import ChainMismatchError, RpcError
 from signer.flights import Sky
 from signer.incidents import close_incident, open_incident
 from signer.market import Market, read_market
-from signer.models import Attempt, Lane, Transaction
+from signer.models import Attempt, Incident, Lane, Transaction
 from signer.signing import Draft
 from signer.standing import block, gives_nonces, tell_of_stranger
 from signer.statements import insert_many, update_each
@@ -234,6 +234,14 @@ def tell_of_ceiling(lane: Lane, row: Transaction, seconds: float) -> None:
         open_incident(IncidentKind.FEE_CAPPED, str(lane), text, lane=lane)
 
 
+def market_is_back(lane: Lane) -> None:
+    """Close what was told of the ceiling, when nothing of the lane waits for the market any more."""
+    told = Incident.objects.filter(kind=IncidentKind.FEE_CAPPED, subject=str(lane), closed_at__isnull=True)
+    capped = Transaction.objects.filter(lane=lane, sub_state=SubState.FEE_CAPPED, settled_at__isnull=True)
+    if told.exists() and not capped.exists():
+        close_incident(IncidentKind.FEE_CAPPED, str(lane), "the lane goes on")
+
+
 def _pass_over(work: Work, rows: Sequence[Transaction], words: Mapping[UUID, str]) -> None:
     work.unclear.update(row.pk for row in rows)
     for row in rows:
@@ -312,11 +320,8 @@ def _commit(work: Work, admission: Admission, attempts: Sequence[Attempt], sky: 
 
 def _money_is_there(work: Work, admission: Admission) -> None:
     """Close what was told of money, when transactions that waited for it go on."""
-    waited = {SubState(ready.transaction.sub_state) for ready in admission.ready}
-    if SubState.INSUFFICIENT_FUNDS in waited:
+    if any(ready.transaction.sub_state == SubState.INSUFFICIENT_FUNDS for ready in admission.ready):
         money.goes_on(work.lane)
-    if SubState.FEE_CAPPED in waited:
-        close_incident(IncidentKind.FEE_CAPPED, str(work.lane), "the lane goes on")
 
 
 # --- States before the nonce ------------------------------------------------------------------------------

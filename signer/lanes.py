@@ -76,6 +76,7 @@ class Drain:
         granting.expire_waiting(self.work)
         while self._round() and time.monotonic() < deadline:
             lock.renew()
+        granting.market_is_back(self.lane)
 
     def missed_something(self) -> bool:
         """Return whether there is work again. To be asked after the release.

@@ -13,12 +13,11 @@ from django.db.models import QuerySet
 from signer import fees, granting, signing
 from signer.fees import Fees
 from signer.flights import Flight, Patience, Reason, Sky, has_expired, replacement_reason
-from signer.incidents import close_incident
 from signer.market import Market
 from signer.models import Attempt, Chain, Lane, Transaction
 from signer.signing import Draft
 from signer.statements import update_each
-from signer.states import IncidentKind, Purpose, SubState, TransactionState
+from signer.states import Purpose, SubState, TransactionState
 from workflows import Claim, crashpoint, guard
 
 log = structlog.get_logger()
@@ -107,8 +106,6 @@ def _commit(held: Claim[Lane], attempts: Sequence[Attempt]) -> list[Attempt]:
         rows = [attempt.transaction for attempt in wanted]
         _reserve(wanted)
         _open(rows).filter(sub_state=SubState.FEE_CAPPED).update(sub_state="")
-        if any(row.sub_state == SubState.FEE_CAPPED for row in rows):
-            close_incident(IncidentKind.FEE_CAPPED, str(held.row), "the lane goes on")
     for attempt in wanted:
         log.info(
             "transaction_replaced",

@@ -39,6 +39,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark in item.iter_markers("case"):
             if unknown := [case for case in mark.args if case not in known]:
                 raise pytest.UsageError(f"{item.nodeid}: no such failure case in tests/cases.txt: {unknown}")
+        if SERVICES.database != "postgresql":
+            for mark in item.iter_markers("postgresql"):
+                item.add_marker(pytest.mark.skip(reason=mark.args[0]))
     # What may take longest begins first, so that no process is left with it at the end.
     items.sort(key=lambda item: -_patience(item))
 
@@ -80,16 +83,6 @@ def redis_server() -> servers.RedisServer:
 @pytest.fixture(scope="session")
 def redis_url(redis_server: servers.RedisServer) -> str:
     return redis_server.url
-
-
-@pytest.fixture(scope="session")
-def postgres_url() -> str:
-    """An empty PostgreSQL database, whatever database Django is on."""
-    if SERVICES.database != "postgresql":
-        pytest.skip("this run is on SQLite")
-    SERVICES.start_database()
-    assert SERVICES.postgres
-    return SERVICES.postgres.create_database("scratch")
 
 
 @pytest.fixture(scope="session")

@@ -116,11 +116,10 @@ def test_of_two_bodies_at_once_with_one_key_one_is_refused(committed: Caller) ->
     assert Run.objects.count() == 1
 
 
+@pytest.mark.postgresql("SQLite has one writer at a time: the second request waits for the first")
 def test_a_second_request_is_told_to_come_back_while_the_first_is_in_flight(
     committed: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if connection.vendor != "postgresql":
-        pytest.skip("SQLite has one writer at a time: the second request waits for the first")
     monkeypatch.setattr(idempotency, "IN_FLIGHT_WAIT_MS", 100)
     with transaction.atomic():
         IdempotencyRecord.objects.create(

@@ -39,7 +39,7 @@ def main() -> int:
     print(f"seed {given.seed}, logs in {directory}", flush=True)
     stage = Stage(directory, given.workers)
     try:
-        stage.prepare()
+        stage.set_django_up()
         from tests.chaos.runner import Runner  # models are loaded by now
 
         runner = Runner(stage, given.seed, given.every, given.in_flight, given.only)

@@ -64,11 +64,11 @@ def _nonces(stage: Stage) -> list[str]:
 def noticed(stage: Stage) -> dict[str, int]:
     """Return the traces that the faults left in what the workers said."""
     return {
-        "sent again": stage.logged("transactions_resent"),
+        "sent again": stage.count_in_logs("transactions_resent"),
         "answers lost": sum(chain.proxy.faults["dropped"] for chain in stage.chains),
-        "reopened after a fork": stage.logged(r"\breopened=[1-9]"),
-        "replaced": stage.logged("transaction_replaced"),
-        "fenced": stage.logged("fenced"),
+        "reopened after a fork": stage.count_in_logs(r"\breopened=[1-9]"),
+        "replaced": stage.count_in_logs("transaction_replaced"),
+        "fenced": stage.count_in_logs("fenced"),
         "fillers": Transaction.objects.filter(kind="FILLER").count(),
         "logs taken back": EventLog.objects.filter(removed_at__isnull=False).count(),
         "incidents": Incident.objects.count(),

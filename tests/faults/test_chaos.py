@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dalp.local.processes import Process
-from tests.services import Services
 
+pytestmark = pytest.mark.postgresql("chaos restarts a database server; SQLite has none")
 # Its servers are its own: they are restarted, and must keep what they have committed.
 PATIENCE_SECONDS = 280
 
@@ -29,12 +29,6 @@ def figure(process: Process, name: str) -> int:
     found = re.search(rf"^  {name} +(\d+)", process.output(), re.MULTILINE)
     assert found, f"no figure named {name!r}"
     return int(found[1])
-
-
-@pytest.fixture(autouse=True)
-def _on_postgresql(services: Services) -> None:
-    if services.database != "postgresql":
-        pytest.skip("chaos restarts a database server; SQLite has none")
 
 
 @pytest.mark.timeout(300)

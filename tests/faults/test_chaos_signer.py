@@ -7,14 +7,12 @@ from pathlib import Path
 import pytest
 
 from dalp.local.processes import Process
-from tests.services import Services
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.case("S12", "S16", "S62", "S63", "S70", "PC1", "PC3", "PC5")
-def test_each_transaction_is_executed_once_whatever_strikes(tmp_path: Path, services: Services) -> None:
-    if services.database != "postgresql":
-        pytest.skip("its servers are its own")
+@pytest.mark.postgresql("its servers are its own")
+def test_each_transaction_is_executed_once_whatever_strikes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.chaos_signer", "--directory", str(tmp_path / "chaos")]
     command += ["--transactions", "1200", "--seconds", "60", "--patience", "180"]
     process = Process("chaos", command, log=tmp_path / "output", env=dict(os.environ))

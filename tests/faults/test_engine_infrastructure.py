@@ -19,12 +19,12 @@ from workflows.models import Run
 from workflows.states import RunState
 
 HELD = {"DALP_APPS": "tests.sample,tests.faults.held"}
+on_a_server = pytest.mark.postgresql("SQLite has no server that could misbehave")
 
 
 @pytest.fixture
 def postgres(services: Services) -> servers.PostgresServer:
-    if services.postgres is None:
-        pytest.skip("SQLite has no server that could misbehave")
+    assert services.postgres
     return services.postgres
 
 
@@ -46,6 +46,7 @@ def let_go(live: Live) -> None:
 
 
 @pytest.mark.case("E9")
+@on_a_server
 def test_worker_frozen_inside_a_transaction_frees_its_locks(
     live: Live, postgres: servers.PostgresServer
 ) -> None:
@@ -108,6 +109,7 @@ def test_old_messages_that_redis_delivers_again_do_nothing(live: Live) -> None:
 
 
 @pytest.mark.case("E15")
+@on_a_server
 def test_step_that_outlasts_a_restart_of_the_database_is_recorded_by_its_own_worker(
     live: Live, postgres: servers.PostgresServer
 ) -> None:
@@ -160,6 +162,7 @@ def test_children_of_a_worker_do_not_share_its_connection(live: Live) -> None:
 
 
 @pytest.mark.case("E61")
+@on_a_server
 def test_connections_that_died_while_a_worker_was_idle_cost_nothing(
     live: Live, postgres: servers.PostgresServer
 ) -> None:
@@ -205,6 +208,7 @@ def pgbouncer(live: Live, postgres: servers.PostgresServer, tmp_path: Path) -> s
 
 
 @pytest.mark.case("E59")
+@on_a_server
 def test_engine_works_behind_a_pooler_that_changes_connections(live: Live, pgbouncer: str) -> None:
     env = {**QUICK, "DATABASE_URL": f"{pgbouncer}?disable_server_side_cursors=true"}
     workers = [live.start_worker(env=env) for _ in range(2)]

@@ -187,10 +187,9 @@ def test_holder_that_was_frozen_in_a_call_writes_nothing_when_it_wakes(live: Liv
 
 
 @pytest.mark.case("E43")
+@pytest.mark.postgresql("frozen in the middle of a transaction, SQLite's one writer stops everybody")
 def test_without_the_fence_the_checker_sees_that_the_stale_holder_overwrote_the_others(live: Live) -> None:
     """The same without epoch, holder and version; and without the constraint of the history, the last line behind them."""
-    if live.database == "sqlite":
-        pytest.skip("frozen in the middle of a transaction, SQLite's one writer stops everybody")
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE workflows_event DROP CONSTRAINT workflows_event_seq_unique")
     _, recording = overtake_a_frozen_holder(live, **NO_FENCE)

@@ -74,9 +74,8 @@ def test_knobs_come_from_the_environment(tmp_path: Path) -> None:
     assert run(["-c", code], env, tmp_path).stdout.split() == ["5", "0.5"]
 
 
+@pytest.mark.postgresql("about PostgreSQL")
 def test_the_database_is_told_to_end_what_a_frozen_worker_holds(db: None) -> None:
-    if connection.vendor != "postgresql":
-        pytest.skip("about PostgreSQL")
     names = ("idle_in_transaction_session_timeout", "lock_timeout", "statement_timeout")
     with connection.cursor() as cursor:
         found = []

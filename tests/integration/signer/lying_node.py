@@ -94,7 +94,10 @@ class LyingNode:
 
     def handle(self, body: bytes) -> tuple[int, bytes]:
         """Return the HTTP status and body of the answer; status 0: none, the connection is closed."""
-        calls = json.loads(body)
+        try:
+            calls = json.loads(body)
+        except ValueError:  # of a caller that died before it had sent all of it
+            return 400, b'{"error": "not JSON"}'
         many: list[Call] = calls if isinstance(calls, list) else [calls]
         self.requests += 1
         affected = self.only is None or any(call["method"] in self.only for call in many)
@@ -110,7 +113,10 @@ class LyingNode:
         if self.batch_max is not None and len(many) > self.batch_max:
             self.faults["too large"] += 1
             return 200, _refusal(calls, -32600, "batch too large")
-        answers = self._answers(many)
+        try:
+            answers = self._answers(many)
+        except (http.client.HTTPException, OSError):  # the node itself is gone
+            return 502, b"Bad Gateway"
         if affected and (self.lose_answers or drawn == "dropped"):
             return 502, b"Bad Gateway"
         kept = [a for call, a in zip(many, answers, strict=True) if call["method"] not in self.leave_out]
@@ -172,26 +178,35 @@ class LyingNode:
         return {**answer, "result": None} if number and int(number, 16) > self.frozen_at else answer
 
     def forward(self, calls: Any) -> Any:
-        """Return what the node answers, to a call or to a list of them in their order."""
-        body, parts = json.dumps(calls), urlsplit(self.node_url)
-        if getattr(self._local, "node_url", "") != self.node_url:
-            self.hang_up()
-            self._local.node_url = self.node_url
-        for _ in range(2):  # a kept connection may have been closed by the node meanwhile
-            connection = getattr(self._local, "connection", None)
-            if connection is None:
-                connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=30)
-                self._local.connection = connection
-            try:
-                connection.request("POST", "/", body, {"Content-Type": "application/json"})
-                answer = json.loads(connection.getresponse().read())
-                break
-            except (http.client.HTTPException, OSError):
-                self.hang_up()
+        """Return what the node answers, to a call or to a list of them in their order.
+
+        Raises HTTPException or OSError when the node cannot be reached.
+        """
+        body = json.dumps(calls)
+        try:
+            answer = self._post(body)
+        except (http.client.HTTPException, OSError):  # the node may have closed a kept connection meanwhile
+            answer = self._post(body)
         if not isinstance(calls, list):
             return answer
         by_id = {item["id"]: item for item in answer}
         return [by_id[call["id"]] for call in calls]
+
+    def _post(self, body: str) -> Any:
+        if getattr(self._local, "node_url", "") != self.node_url:
+            self.hang_up()
+            self._local.node_url = self.node_url
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            parts = urlsplit(self.node_url)
+            connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=30)
+            self._local.connection = connection
+        try:
+            connection.request("POST", "/", body, {"Content-Type": "application/json"})
+            return json.loads(connection.getresponse().read())
+        except (http.client.HTTPException, OSError):
+            self.hang_up()
+            raise
 
     def hang_up(self) -> None:
         """Close this thread's connection to the node."""

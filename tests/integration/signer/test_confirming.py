@@ -106,6 +106,71 @@ def test_fork_is_noticed_when_the_new_chain_is_longer(manual: Stage) -> None:
     assert not Block.objects.get(hash=orphan).canonical
 
 
+@pytest.mark.case("S64")
+@pytest.mark.parametrize("longer_by", [0, 5])
+def test_fork_that_mines_another_attempt_ends_with_that_attempt(manual: Stage, longer_by: int) -> None:
+    Chain.objects.update(confirmations=3)
+    row = manual.submit()
+    manual.drain()
+    manual.later(700)
+    manual.drain()
+    old, new = manual.attempts(row.pk)
+    manual.mine()
+    manual.watch()
+    assert (state(row), row.winner) == ("CONFIRMING", new)
+    manual.rpc("anvil_reorg", 1, [["0x" + bytes(old.raw).hex(), 0]])
+    manual.mine(longer_by)
+    manual.watch()
+    manual.watch()
+    manual.mine(2)
+    manual.watch()
+    assert (state(row), row.winner) == ("COMPLETED", old)
+    assert (old.receipt, row.block_hash) == (None, manual.attempts(row.pk)[0].receipt["blockHash"])
+    assert manual.attempts(row.pk)[1].receipt is None, "of a block that is gone"
+    assert not Incident.objects.exists()
+
+
+@pytest.mark.case("S65")
+@pytest.mark.parametrize("fails_at_last", [False, True])
+def test_fork_that_turns_failure_into_success_or_back_ends_as_the_last_chain_says(
+    manual: Stage, fails_at_last: bool
+) -> None:
+    """What decides is a call of somebody else, which one of the two chains has before ours and the other has not."""
+    manual.rpc("evm_setAutomine", True)
+    manual.deploy_counter()
+    manual.rpc("evm_setAutomine", False)
+    Chain.objects.update(confirmations=3)
+    [stranger] = manual.rpc("eth_accounts")[:1]
+    refuse = {
+        "from": stranger,
+        "to": manual.counter.address,
+        "data": manual.counter.encode("refuse", 7, True),
+    }
+    if not fails_at_last:
+        manual.rpc("eth_sendTransaction", {**refuse, "gas": hex(100_000)})
+    manual.mine()
+    row = manual.record(7)
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    [attempt] = manual.attempts(row.pk)
+    assert state(row) == "CONFIRMING"
+    assert attempt.receipt is not None
+    assert attempt.receipt["status"] == ("0x1" if fails_at_last else "0x0")
+    ours = ["0x" + bytes(attempt.raw).hex(), 1]
+    manual.rpc("anvil_reorg", 2, [[refuse, 0], ours] if fails_at_last else [ours])
+    manual.watch()
+    manual.watch()
+    assert state(row) == "CONFIRMING", "neither is final yet"
+    manual.mine(3)
+    manual.watch()
+    assert state(row) == ("FAILED" if fails_at_last else "COMPLETED")
+    assert row.error == (
+        {"code": "TRANSACTION_REVERTED", "message": "request refused"} if fails_at_last else None
+    )
+    assert manual.counted(7) == (0 if fails_at_last else 1)
+
+
 @pytest.mark.case("S66")
 def test_fork_below_a_final_transaction_is_an_incident_and_its_bytes_are_sent_again(manual: Stage) -> None:
     row = manual.submit()

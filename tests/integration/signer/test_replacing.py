@@ -1,6 +1,8 @@
 """Higher fees and no-ops at the same nonce: any attempt may win, and only the head is raised."""
 
 from datetime import timedelta
+from itertools import pairwise
+from typing import Any
 
 import pytest
 from django.utils import timezone
@@ -8,7 +10,7 @@ from django.utils import timezone
 from signer.fees import DEFAULT_TIP_WEI
 from signer.models import Chain, Transaction
 from signer.states import TransactionState
-from tests.integration.signer.lying_node import LyingNode
+from tests.integration.signer.lying_node import SEND, Call, LyingNode, says
 from tests.integration.signer.stage import Crash, Stage, crash_at, wait
 
 
@@ -103,6 +105,68 @@ def test_at_the_ceiling_the_same_bytes_are_sent_again(manual: Stage, monkeypatch
     assert row.sub_state == "FEE_CAPPED"
     assert len(manual.attempts(row.pk)) == 1
     assert manual.pool()["0"]["hash"] == attempt.hash
+
+
+@pytest.mark.case("S32")
+@pytest.mark.parametrize("words", ["replacement transaction underpriced", "could not replace existing tx"])
+@pytest.mark.parametrize("winner", [0, 1, 2])
+def test_refused_replacement_is_raised_again_and_any_of_the_hashes_may_win(
+    manual: Stage, liar: LyingNode, words: str, winner: int
+) -> None:
+    """The pool of the node may hold any of them: what it says of one proves nothing about the others."""
+    row = manual.submit()
+    manual.drain()
+    liar.lie = says(SEND, words, times=1)
+    manual.later(31)  # so late that it is raised, and not yet that it is sent again
+    manual.drain()
+    attempts = manual.attempts(row.pk)
+    assert [(attempt.nonce, attempt.state) for attempt in attempts] == [
+        (0, "SENT"),
+        (0, "SIGNED"),
+        (0, "SENT"),
+    ]
+    assert attempts[1].last_error == "UNDERPRICED_REPLACEMENT"
+    for old, new in pairwise(attempts):
+        assert new.max_fee_per_gas_wei * 8 >= old.max_fee_per_gas_wei * 9
+        assert new.max_priority_fee_per_gas_wei * 8 >= old.max_priority_fee_per_gas_wei * 9
+    manual.rpc("anvil_dropTransaction", attempts[2].hash)
+    manual.rpc(SEND, "0x" + bytes(attempts[winner].raw).hex())
+    manual.mine()
+    manual.watch()
+    assert state(row) == TransactionState.COMPLETED
+    assert row.winner == attempts[winner]
+
+
+@pytest.mark.case("S37")
+def test_what_may_not_push_out_a_pending_one_waits_for_the_head(manual: Stage, liar: LyingNode) -> None:
+    """A full pool takes nothing from far above the head: the same bytes are sent again, later and at the same price."""
+    head, behind = manual.submit(), manual.submit()
+    is_full = [True]
+
+    def lie(call: Call) -> dict[str, Any] | None:
+        if call["method"] != SEND or not is_full or bytes.fromhex(call["params"][0][2:]) != raw_of(behind):
+            return None
+        return {"error": {"code": -32000, "message": "future transaction tries to replace pending"}}
+
+    def raw_of(row: Transaction) -> bytes:
+        return bytes(manual.attempts(row.pk)[0].raw)
+
+    liar.lie = lie
+    manual.drain()
+    manual.drain()
+    assert (state(behind), behind.sub_state, list(manual.pool())) == ("BROADCASTING", "NODE_FULL", ["0"])
+    assert manual.attempts(behind.pk)[0].send_count == 1, "asked again at once, it would say the same"
+    manual.mine()
+    manual.watch()
+    assert state(head) == TransactionState.COMPLETED
+    is_full.clear()
+    manual.later(61)
+    manual.drain()
+    [attempt] = manual.attempts(behind.pk)
+    assert (state(behind), behind.sub_state, attempt.state) == ("BROADCASTING", "", "SENT")
+    manual.mine()
+    manual.watch()
+    assert state(behind) == TransactionState.COMPLETED
 
 
 @pytest.mark.case("S47")

@@ -1,17 +1,27 @@
 """From a request to a receipt, and every way in which a worker may die on it. The chain counts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+import keyguard
+from keyguard.errors import Disposition, KeyguardError
 from signer import queue
 from signer.lanes import drain
-from signer.models import Attempt, Lane, Transaction
+from signer.models import Attempt, Chain, Lane, Transaction
 from signer.states import TransactionState
-from tests.integration.signer.stage import Crash, Stage, crash_at
+from tests.integration.signer.lying_node import LyingNode
+from tests.integration.signer.stage import Crash, Stage, crash_at, wait
 from tests.threads import at_once
 from workflows import Claim, release
+
+
+class BackendAwayError(KeyguardError):
+    """What a key in a service of its own may raise at any moment."""
+
+    code = "KEYGUARD_TEST"
+    disposition = Disposition.RETRY
 
 
 def nonces() -> list[int | None]:
@@ -101,6 +111,60 @@ def test_death_after_the_commit_sends_the_committed_bytes(
     manual.drain()
     assert manual.pool()["0"]["hash"] == committed.hash
     assert len(manual.attempts(row.pk)) == 1
+
+
+@pytest.mark.case("S11")
+@pytest.mark.parametrize("percent", [50, 1000])
+def test_restart_with_other_fees_configured_sends_the_committed_bytes_first(
+    manual: Stage, liar: LyingNode, monkeypatch: pytest.MonkeyPatch, percent: int
+) -> None:
+    """The ceiling is now half of what was offered, or ten times as much, and nobody is patient any more."""
+    row = manual.submit()
+    crash_at(monkeypatch, "signer.attempts_committed")
+    with pytest.raises(Crash):
+        manual.drain()
+    [committed] = manual.attempts(row.pk)
+    ceiling = committed.max_fee_per_gas_wei * percent // 100
+    Chain.objects.update(max_fee_per_gas_wei=ceiling, ceiling_percent=113)
+    wait(monkeypatch, bump_after_seconds=0)
+    manual.drain()
+    assert liar.raw[0] == "0x" + bytes(committed.raw).hex()
+    assert manual.attempts(row.pk)[0].state == "SENT"
+    manual.mine()
+    manual.watch()
+    row.refresh_from_db()
+    assert (row.state, row.nonce) == ("COMPLETED", 0)
+
+
+@pytest.mark.case("S74")
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_key_that_fails_for_a_moment_skips_and_doubles_no_nonce(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, is_signed: bool
+) -> None:
+    """In the middle of a batch whose nonces are chosen. is_signed: only the answer is lost."""
+    stage.deploy_counter()
+    rows = [stage.record(number) for number in range(4)]
+    sign = keyguard.sign_transactions
+    third = stage.counter.encode("record", 2)
+    left = [4]  # the batch and it alone, in each of two rounds
+
+    def failing(requests: Sequence[keyguard.SigningRequest]) -> list[keyguard.SignedTransaction]:
+        if left[0] == 0 or all(each.transaction["data"] != third for each in requests):
+            return sign(requests)
+        left[0] -= 1
+        if is_signed:
+            sign(requests)
+        raise BackendAwayError("the key's backend does not answer")
+
+    monkeypatch.setattr("keyguard.sign_transactions", failing)
+    stage.drain()
+    waiting = Transaction.objects.filter(pk__in=[row.pk for row in rows[2:]])
+    assert set(waiting.values_list("state", "sub_state", "nonce")) == {("QUEUED", "SIGNER_UNAVAILABLE", None)}
+    assert (stage.lane.next_nonce, left) == (3, [0])
+    stage.settle()
+    assert nonces() == [0, 1, 2, 3, 4]
+    assert [stage.counted(number) for number in range(4)] == [1] * 4
+    assert Attempt.objects.count() == 5
 
 
 @pytest.mark.case("S5", "S27")

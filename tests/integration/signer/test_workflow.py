@@ -1,15 +1,26 @@
 """A step that returns a transaction: the run waits for its receipt, or learns why there is none."""
 
 import time
+from typing import ClassVar
 
 import pytest
 from pydantic import BaseModel
 
 from signer import Receipt, Transaction, TransactionRequest
 from tests.integration.signer.stage import Stage
-from workflows import Operation, Workflow, cancel_run, step
+from tests.threads import at_once
+from workflows import (
+    NotReplayableError,
+    Operation,
+    Retry,
+    TransientError,
+    Workflow,
+    cancel_run,
+    replay_dead_letter,
+    step,
+)
 from workflows.engine.drive import advance
-from workflows.models import Run
+from workflows.models import DeadLetter, Run
 
 
 class Orders(BaseModel):
@@ -98,6 +109,56 @@ def test_death_in_the_settling_commit_neither_settles_nor_wakes(
     assert Wait.objects.get(run=run).state == "PENDING"
     manual.watch()
     assert Wait.objects.get(run=run).state == "DONE"
+
+
+class Repeated(Workflow[Orders, str]):
+    """Its only step breaks while its author has not mended it."""
+
+    class Meta:
+        name, version, queue = "signer.test_repeated", 1, "workflows"
+
+    is_mended: ClassVar[list[bool]] = []
+
+    @step(retry=Retry(attempts=1))
+    def send(self, input: Orders) -> TransactionRequest:
+        if not self.is_mended:
+            raise TransientError("NOT_MENDED", "not yet")
+        return TransactionRequest(
+            chain_id=31337, sender="sender", to=input.counter, data=input.data[0], gas_limit=100_000
+        )
+
+    @step
+    def report(self, send: Receipt) -> str:
+        return send.transaction_hash
+
+
+@pytest.mark.case("S77")
+def test_dead_letter_replayed_twice_sends_one_transaction(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice by each of several people at the same moment, and once more when it is over."""
+    stage.deploy_counter()
+    data = stage.counter.encode("record", 1)
+    run = Repeated.start(Orders(counter=str(stage.counter.address), data=[data]))
+    assert finish(stage, run).state == "DEAD_LETTER"
+    monkeypatch.setattr(Repeated, "is_mended", [True])
+    letter = DeadLetter.objects.get(run=run)
+
+    def replay(number: int) -> bool:
+        try:
+            replay_dead_letter(letter.pk, actor=f"person {number % 3}", reason="mended")
+        except NotReplayableError:
+            return False
+        advance(run.pk)
+        return True
+
+    assert at_once(6, replay).count(True) == 1
+    run.refresh_from_db()
+    assert finish(stage, run).state == "SUCCEEDED"
+    assert replay(6) is False
+    stage.settle()
+    assert Transaction.objects.filter(scope="workflow").count() == 1
+    assert stage.counted(1) == 1
 
 
 def test_cancelled_run_takes_back_what_no_worker_has_begun(stage: Stage) -> None:

@@ -109,9 +109,8 @@ class Crossing(Workflow[SampleInput, str]):
 
 
 @pytest.mark.case("E18")
+@pytest.mark.postgresql("SQLite has one writer, and no deadlocks")
 def test_transaction_that_the_database_refuses_is_begun_again_from_scratch(fresh_db: str) -> None:
-    if connection.vendor != "postgresql":
-        pytest.skip("SQLite has one writer, and no deadlocks")
     Effect.objects.bulk_create([Effect(key=key, attempt=0) for key in ("a", "b")])
     runs = [Crossing.start(SampleInput(key=key)) for key in ("forth", "back")]
     connections.close_all()
@@ -134,12 +133,11 @@ class Parent(Workflow[SampleInput, str]):
 
 
 @pytest.mark.case("E18")
+@pytest.mark.postgresql("SQLite has one writer, and no deadlocks")
 def test_kill_that_the_database_refuses_is_begun_again(
     fresh_db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one who kills has the parent and wants its child, whose worker has the child and wants to tell the parent."""
-    if connection.vendor != "postgresql":
-        pytest.skip("SQLite has one writer, and no deadlocks")
     parent = Parent.start(SampleInput())
     advance(parent.pk)
     child = Run.objects.get(parent=parent)
@@ -194,11 +192,10 @@ class Cut(Workflow[SampleInput, str]):
 
 
 @pytest.mark.case("E17")
+@pytest.mark.postgresql("SQLite is a file, and never away")
 def test_database_that_is_away_for_longer_than_the_lease_is_no_failure_of_the_step(
     fresh_db: str, settings: Any
 ) -> None:
-    if connection.vendor != "postgresql":
-        pytest.skip("SQLite is a file, and never away")
     settings.WORKFLOWS = {**settings.WORKFLOWS, "lease_seconds": 0.2}
     run = Cut.start(SampleInput())
     Cut.away.update(("write", "call"))
@@ -265,11 +262,10 @@ def test_database_that_lost_its_last_commit_repeats_the_step_with_the_same_key(
 
 @pytest.mark.case("E29")
 @pytest.mark.parametrize("hours", [-5, 5])
+@pytest.mark.postgresql("SQLite lives on this machine and has no other clock")
 def test_clock_of_a_worker_changes_nothing(
     fresh_db: str, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
-    if connection.vendor != "postgresql":
-        pytest.skip("SQLite lives on this machine and has no other clock")
     original = time.time
     monkeypatch.setattr(time, "time", lambda: original() + hours * 3600)
     monkeypatch.setattr(

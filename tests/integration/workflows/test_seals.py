@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 
 from tests.integration.workflows.tampering import (
     a_thief_with_the_keys_to_the_database,
@@ -218,10 +218,9 @@ def test_many_sweepers_at_once_seal_once(fresh_db: str) -> None:
     assert list(verify_seals()) == []
 
 
+@pytest.mark.postgresql("on SQLite one transaction at a time writes")
 def test_what_an_open_transaction_may_yet_commit_is_not_sealed_over(fresh_db: str) -> None:
     """Numbers are given out before the commit: sealing up to the highest that can be seen would miss the lower one."""
-    if connection.vendor != "postgresql":
-        pytest.skip("on SQLite one transaction at a time writes")
     Ledger.start(SampleInput())  # the first one of a workflow notes its shape, which others wait for
     assert seal_events() == 1
     inserted, may_end = threading.Event(), threading.Event()

@@ -356,12 +356,11 @@ class Naps(Workflow[Nothing, int]):
 
 
 @pytest.mark.case("E47")
+@pytest.mark.postgresql("one writes at a time")
 def test_last_two_branches_that_wake_at_the_same_moment_wake_their_run(
     quiet: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first one has written its end, and not committed it, when the second one ends. No sweeper helps here."""
-    if not is_postgresql():
-        pytest.skip("one writes at a time")
     run = Naps.start(Nothing())
     advance(run.pk)
     first, second = map(overdue, run.children.order_by("id"))

@@ -1,0 +1,116 @@
+"""Many at one lane at the same time, some of them with a wrong clock: each nonce is one transaction's."""
+
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from signer import lanes, queue, tasks
+from signer.models import Attempt, Chain, Lane, Transaction
+from signer.sweeping import sweep
+from tests.integration.signer.stage import Stage
+from tests.threads import at_once
+from workflows import claim, release
+from workflows.clock import now
+
+LONG_AGO = "2020-01-01T00:00:00Z"
+
+
+@pytest.mark.case("S22")
+def test_thousand_submissions_of_twenty_workers_get_the_first_thousand_nonces(manual: Stage) -> None:
+    """Each submits fifty, and after ten of them has the lane drained, as its message would."""
+    Chain.objects.update(max_in_flight=1000)
+    first = manual.submit(idempotency_key="first", gas_limit=21_000)
+
+    def work(worker: int) -> None:
+        for number in range(50):
+            if worker or number:  # one has been submitted
+                manual.submit(idempotency_key=f"{worker}-{number}", gas_limit=21_000)
+            if number % 10 == 9:
+                lanes.drain(first.lane_id)
+
+    at_once(20, work)
+    manual.drain()
+    nonces = Transaction.objects.order_by("nonce").values_list("nonce", flat=True)
+    assert list(nonces) == list(range(1000))
+    assert Attempt.objects.count() == 1000
+    manual.mine()
+    manual.watch()
+    assert int(manual.rpc("eth_getTransactionCount", manual.key.address, "latest"), 16) == 1000
+    assert int(manual.rpc("eth_getBalance", first.to, "latest"), 16) == 1000, "each of them once"
+
+
+@pytest.mark.case("S15")
+def test_sweeps_of_two_schedulers_double_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both find the same work, before either has done anything about it, and the messages of both are taken up at once."""
+    stage.deploy_counter()
+    rows = [stage.record(number) for number in range(12)]
+    queue.client().flushall()  # the message of the submission is lost
+    of_this_thread, both_have_swept = threading.local(), threading.Barrier(2)
+
+    def ring(target: str, task: str, argument: str | int) -> None:
+        queue.heard(target)  # Redis would keep the second message back, while it is there
+        of_this_thread.rung.append((task, argument))
+
+    monkeypatch.setattr("signer.ringing._ring", ring)
+
+    def schedule(_: int) -> list[tuple[str, str | int]]:
+        found = of_this_thread.rung = []
+        sweep()
+        both_have_swept.wait(30)
+        of_this_thread.rung = []  # what the work itself rings is of no matter here: the next sweep finds it
+        for task, argument in found:
+            getattr(tasks, task)(argument)
+        return found
+
+    rung = []
+    while Transaction.objects.filter(settled_at__isnull=True).exists() and len(rung) < 20:
+        Lane.objects.update(looked_at=LONG_AGO)
+        rung.append(at_once(2, schedule))
+    first, second = rung[0]
+    assert first == second
+    assert ("drain", str(stage.lane.pk)) in first
+    assert [stage.counted(number) for number in range(12)] == [1] * 12
+    assert sorted(Transaction.objects.values_list("nonce", flat=True)) == list(range(13))
+    assert Attempt.objects.count() == 13
+    assert {Transaction.objects.get(pk=row.pk).state for row in rows} == {"COMPLETED"}
+
+
+@pytest.mark.case("S23")
+@pytest.mark.postgresql("SQLite lives on this machine and has no other clock")
+@pytest.mark.parametrize("minutes", [-10, 10])
+def test_clock_of_a_worker_decides_about_no_lease(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch, minutes: int
+) -> None:
+    row = manual.submit()
+    others = claim(Lane, manual.lane.pk, 30)
+    assert others is not None
+    shift_clock(monkeypatch, minutes)
+    manual.drain()
+    assert manual.in_flight() == 0, "it belongs to another worker"
+    Lane.objects.update(lease_until=now() - timedelta(seconds=1))
+    manual.drain()
+    assert manual.in_flight() == 1, "the other's lease has run out"
+    release(others)
+    mine = claim(Lane, manual.lane.pk, 30)
+    assert mine is not None
+    assert timedelta(seconds=25) < manual.lane.lease_until - now() <= timedelta(seconds=30)
+    release(mine)
+    manual.drain()
+    [attempt] = manual.attempts(row.pk)
+    assert attempt.send_count == 1, "neither sent again nor raised before its time"
+    manual.mine()
+    manual.watch()
+    row.refresh_from_db()
+    assert (row.state, row.nonce) == ("COMPLETED", 0)
+    instants = [row.broadcast_at, row.settled_at, attempt.first_sent_at]
+    assert all(at and abs(now() - at) < timedelta(minutes=1) for at in instants)
+
+
+def shift_clock(monkeypatch: pytest.MonkeyPatch, minutes: int) -> None:
+    """Have the clock of this machine jump; the database's is right."""
+    seconds, now = time.time, timezone.now
+    monkeypatch.setattr(time, "time", lambda: seconds() + 60 * minutes)
+    monkeypatch.setattr("django.utils.timezone.now", lambda: now() + timedelta(minutes=minutes))
