@@ -4,11 +4,12 @@ A lane may have a thousand transactions out. Looked at one by one are only its h
 those with an attempt that no node is known to have.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Count, Min, Q, QuerySet, Sum
@@ -113,14 +114,17 @@ def survey(lane: Lane) -> Sky:
     )
 
 
-def load_due(lane: Lane, sky: Sky) -> list[Flight]:
-    """Return the head and what must be looked at now, lowest nonce first; the raw bytes are left in the database."""
+def load_due(lane: Lane, sky: Sky, besides: Collection[UUID] = ()) -> list[Flight]:
+    """Return the head and what must be looked at now, lowest nonce first; the raw bytes are left in the database.
+
+    besides: those that are being sent at this moment.
+    """
     if sky.head_nonce is None:
         return []
     still_open = Transaction.objects.filter(lane=lane, state=TransactionState.BROADCASTING)
     unsent = Attempt.objects.filter(state=AttemptState.SIGNED, transaction__in=still_open)
     due = Q(nonce=sky.head_nonce) | Q(look_at__lte=Now()) | Q(pk__in=unsent.values("transaction_id"))
-    rows = list(still_open.filter(due).order_by("nonce").defer("data"))
+    rows = list(still_open.filter(due).exclude(pk__in=besides).order_by("nonce").defer("data"))
     attempts: dict[Any, list[Attempt]] = {}
     for attempt in attempts_of(rows):
         attempts.setdefault(attempt.transaction_id, []).append(attempt)

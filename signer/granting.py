@@ -98,7 +98,11 @@ def grant(work: Work, sky: Sky) -> bool:
     if attempts:
         crashpoint("signer.attempts_committed")
     queue.take(work.lane.pk, [*admission.refused, *(attempt.transaction_id for attempt in attempts)])
-    sending.send_and_record(work, attempts, "signer.sent")
+    sending.finish(work)
+    if len(attempts) == BATCH_SIZE:  # most likely more are waiting
+        sending.begin(work, attempts)
+    else:
+        sending.send_and_record(work, attempts, "signer.sent")
     if attempts or admission.refused or admission.unclear:
         return True
     work.full_at = sky.count if admission.why == SubState.LANE_FULL else None

@@ -74,8 +74,9 @@ class Drain:
     def run(self, deadline: float, lock: queue.LaneLock) -> None:
         """Go round until nothing can be done now, or the time is up."""
         granting.expire_waiting(self.work)
-        while self._round() and time.monotonic() < deadline:
+        while (self._round() or sending.finish(self.work)) and time.monotonic() < deadline:
             lock.renew()
+        sending.finish(self.work)
         granting.market_is_back(self.lane)
 
     def missed_something(self) -> bool:
@@ -92,10 +93,10 @@ class Drain:
     def _round(self) -> bool:
         """Return whether another round may find something to do."""
         sky = flights.survey(self.lane)
-        due = flights.load_due(self.lane, sky)
+        due = flights.load_due(self.lane, sky, self.work.sending)
         if replacing.expire(self.held, due) or self._stop_for_strangers(due):
             sky = flights.survey(self.lane)
-            due = flights.load_due(self.lane, sky)
+            due = flights.load_due(self.lane, sky, self.work.sending)
         self._resend(due)
         seen_to = self._replace(due, sky)
         if has_drained(self.held, sky):

@@ -63,7 +63,11 @@ def send(rpc: Rpc, attempts: Sequence[Attempt], rules: Sequence[Rule] = ()) -> l
     """
     ordered = sorted(attempts, key=lambda attempt: attempt.nonce)
     answers = rpc.broadcast([bytes(attempt.raw) for attempt in ordered], rules)
-    return [_outcome(attempt, answer, rules) for attempt, answer in zip(ordered, answers, strict=True)]
+    return _outcomes(ordered, answers, rules)
+
+
+def _outcomes(attempts: Sequence[Attempt], answers: Sequence[Any], rules: Sequence[Rule]) -> list[Outcome]:
+    return [_outcome(attempt, answer, rules) for attempt, answer in zip(attempts, answers, strict=True)]
 
 
 def _outcome(attempt: Attempt, answer: Any, rules: Sequence[Rule]) -> Outcome:
@@ -83,6 +87,31 @@ def send_and_record(work: Work, attempts: Sequence[Attempt], sent_point: str) ->
     if not attempts:
         return
     outcomes = send(work.rpc, attempts, error_rules.of_chain(work.chain.pk))
+    _said(work, outcomes, sent_point)
+
+
+def begin(work: Work, attempts: Sequence[Attempt]) -> None:
+    """Begin to send committed attempts of ascending nonces, so that the next can be prepared meanwhile.
+
+    One batch at a time, so that the node sees the nonces in their order: `finish` the one before first.
+    """
+    rules = error_rules.of_chain(work.chain.pk)
+    answers = work.rpc.begin_broadcast([bytes(attempt.raw) for attempt in attempts], rules)
+    work.sending = {attempt.transaction_id for attempt in attempts}
+    work.finish_sending = lambda: _outcomes(attempts, answers(), rules)
+
+
+def finish(work: Work) -> bool:
+    """Wait for the answers to what `begin` began to send, and write them down; return whether there was anything."""
+    if not work.sending:
+        return False
+    outcomes = work.finish_sending()
+    work.sending = set()
+    _said(work, outcomes, "signer.sent")
+    return True
+
+
+def _said(work: Work, outcomes: Sequence[Outcome], sent_point: str) -> None:
     crashpoint(sent_point)
     record(work, outcomes)
     unknown_texts.note(work.chain, [outcome.unknown for outcome in outcomes if outcome.unknown])

@@ -1,9 +1,10 @@
 """One worker's ownership of a lane, and what it has at hand while it lasts."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from signer import capacity, chains
@@ -46,6 +47,8 @@ class Work:
     full_at: int | None = None  # how many were in flight when there was no room for more
     filled: bool = False  # what was committed last took the last places
     unclear: set[UUID] = field(default_factory=set)  # passed over by this drain; the next one asks again
+    sending: set[UUID] = field(default_factory=set)  # what is being sent while the next batch is prepared
+    finish_sending: Callable[[], list[Any]] = list  # ... waits for the answers
 
     @classmethod
     def on(cls, held: Claim[Lane]) -> "Work":

@@ -1,7 +1,7 @@
 """What a node, or the nodes of a chain, can be asked."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from signer.errors import RpcError
@@ -69,6 +69,13 @@ class Rpc(ABC):
         rules: what operators say that the nodes' words mean.
         """
         return self.batch(send_calls(raws))
+
+    def begin_broadcast(
+        self, raws: Sequence[bytes | str], rules: Sequence[Rule] = ()
+    ) -> Callable[[], list[Any]]:
+        """Begin to broadcast; return what waits for the answers. To be called in the thread that began."""
+        answers = self.broadcast(raws, rules)
+        return lambda: answers
 
     def agreed(self, calls: Sequence[Call]) -> list[Any]:
         """As `batch`, but with answers on which several endpoints agree, where there are several."""

@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ from signer.rpc import pauses, quorum, surveying
 from signer.rpc.breaker import Pause, wants_another
 from signer.rpc.contacts import PROOF, Contact, Reply
 from signer.rpc.door import LATEST, Call, Rpc, send_calls
-from signer.rpc.gathering import Gathered, gather
+from signer.rpc.gathering import Asked, Gathered, ask, gather
 from signer.rpc.hedging import GivenUpError, Hedge, OvertakenError, Race
 from signer.rpc.merging import merge
 from signer.rpc.methods import LIGHT, seconds_for, share
@@ -121,16 +121,27 @@ class Gateway(Rpc):
     # --- Sending ------------------------------------------------------------------------------------------
 
     def broadcast(self, raws: Sequence[bytes | str], rules: Sequence[Rule] = ()) -> list[Any]:
-        calls = send_calls(raws)
-        usable = self._usable()
+        calls, usable = send_calls(raws), self._usable()
+        if calls and len(usable) == 1:
+            return self._send_to(usable[0], calls, seconds_for(calls))
+        return self.begin_broadcast(raws, rules)()
+
+    def begin_broadcast(
+        self, raws: Sequence[bytes | str], rules: Sequence[Rule] = ()
+    ) -> Callable[[], list[Any]]:
+        calls, usable = send_calls(raws), self._usable()
         if not calls or not usable:
-            return [self._unavailable()] * len(calls)
+            return lambda: [self._unavailable()] * len(calls)
         seconds = seconds_for(calls)
-        if len(usable) == 1:
-            return self._send_to(usable[0], calls, seconds)
+        asked = ask(usable, lambda contact: contact.send(calls, seconds), len(calls))
+        return partial(self._sent, usable, asked, calls, rules)
+
+    def _sent(
+        self, contacts: Sequence[Contact], asked: Asked, calls: Sequence[Call], rules: Sequence[Rule]
+    ) -> list[Any]:
         gathered = self._gather(
-            usable,
-            lambda contact: contact.send(calls, seconds),
+            contacts,
+            asked,
             calls,
             enough=lambda replies: any(_has_taken(reply, rules) for reply in replies.values()),
             grace=GRACE_SECONDS,
@@ -174,7 +185,7 @@ class Gateway(Rpc):
         seconds = seconds_for(calls)
         gathered = self._gather(
             contacts,
-            lambda contact: contact.ask(calls, seconds),
+            ask(contacts, lambda contact: contact.ask(calls, seconds), len(calls)),
             calls,
             enough=lambda replies: sum(_is_whole(reply) for reply in replies.values()) >= needed,
             grace=self._hedge_seconds,
@@ -194,7 +205,7 @@ class Gateway(Rpc):
         seconds = seconds_for([LATEST])
         gathered = self._gather(
             usable,
-            lambda contact: contact.ask([LATEST], seconds),
+            ask(usable, lambda contact: contact.ask([LATEST], seconds), 1),
             [LATEST],
             enough=lambda replies: readers[0] in replies,
             grace=GRACE_SECONDS,
@@ -264,14 +275,12 @@ class Gateway(Rpc):
     # --- What was met ---------------------------------------------------------------------------------------
 
     def _gather(
-        self, contacts: Sequence[Contact], work: Any, calls: Sequence[Call], *, enough: Any, grace: float
+        self, contacts: Sequence[Contact], asked: Asked, calls: Sequence[Call], *, enough: Any, grace: float
     ) -> Gathered:
         kind = share(calls)
         requests = math.ceil(len(calls) / min(contact.size for contact in contacts))
         gathered = gather(
-            contacts,
-            work,
-            count=len(calls),
+            asked,
             seconds=seconds_for(calls) * requests,
             grace=grace,
             enough=enough,

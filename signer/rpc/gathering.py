@@ -22,30 +22,41 @@ class Gathered:
     late: Mapping[Contact, "Future[Reply]"]
 
 
+@dataclass
+class Asked:
+    """Contacts at work, each in a thread of its own, and what has come of it."""
+
+    running: dict["Future[Reply]", Contact]
+    replies: dict[Contact, Reply]
+
+
+def ask(contacts: Sequence[Contact], work: Work, count: int) -> Asked:
+    """Begin `work` with each contact. count: answers in a reply."""
+    asked = Asked({}, {})
+    for contact in contacts:
+        future = contact.health.crew.submit(partial(work, contact))
+        if future is None:
+            asked.replies[contact] = _busy(contact, count)
+        else:
+            asked.running[future] = contact
+    return asked
+
+
 def gather(
-    contacts: Sequence[Contact],
-    work: Work,
+    asked: Asked,
     *,
-    count: int,
     seconds: float,
     grace: float,
     enough: Callable[[Replies], bool],
     patience: float,
     may_wait: Callable[[], bool],
 ) -> Gathered:
-    """Do `work` with each contact in a thread of its own; return what came in time. count: answers in a reply.
+    """Return what came in time.
 
     In time: all, or whatever has come when `grace` seconds have passed since it was `enough`, or when `seconds` are
     over. When it is not enough after `patience` seconds, `may_wait` says whether to go on.
     """
-    replies: dict[Contact, Reply] = {}
-    running: dict[Future[Reply], Contact] = {}
-    for contact in contacts:
-        future = contact.health.crew.submit(partial(work, contact))
-        if future is None:
-            replies[contact] = _busy(contact, count)
-        else:
-            running[future] = contact
+    replies, running = asked.replies, asked.running
     deadline = time.monotonic() + seconds
     patient_until = time.monotonic() + patience
     while running and time.monotonic() < deadline:

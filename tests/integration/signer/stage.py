@@ -1,5 +1,6 @@
 """A chain, a key with money, the counter contract, and a signer driven by hand: one drain, one look at the chain."""
 
+import itertools
 import json
 import time
 from datetime import timedelta
@@ -124,13 +125,15 @@ class Crash(BaseException):
     """Stands for the death of the process at a crash point."""
 
 
-def crash_at(monkeypatch: pytest.MonkeyPatch, name: str, times: int = 1) -> None:
-    """Have the process "die" at the named crash point. Its lease is given back at once, to keep the tests short."""
-    left = [times]
+def crash_at(monkeypatch: pytest.MonkeyPatch, name: str, times: int = 1, passed: int = 0) -> None:
+    """Have the process "die" at the named crash point. Its lease is given back at once, to keep the tests short.
+
+    passed: how often it gets over the point before.
+    """
+    reached_so_far = itertools.count()
 
     def crashpoint(reached: str) -> None:
-        if reached == name and left[0] > 0:
-            left[0] -= 1
+        if reached == name and passed <= next(reached_so_far) < passed + times:
             raise Crash(name)
 
     for module in (granting, replacing, sending, watching):

@@ -82,6 +82,64 @@ def test_death_before_the_commit_sends_nothing_and_wastes_no_nonce(
     assert {Transaction.objects.get(pk=row.pk).state for row in rows} == {"COMPLETED"}
 
 
+@pytest.fixture
+def batches_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a whole batch is sent, the next is prepared."""
+    monkeypatch.setattr("signer.granting.BATCH_SIZE", 2)
+
+
+@pytest.mark.usefixtures("batches_of_two")
+def test_batches_sent_while_the_next_is_prepared_come_in_the_order_of_their_nonces(
+    manual: Stage, liar: LyingNode
+) -> None:
+    rows = [manual.submit() for _ in range(7)]
+    manual.drain()
+    assert liar.raw == [f"0x{bytes(attempt.raw).hex()}" for attempt in Attempt.objects.order_by("nonce")], (
+        "each once, in order"
+    )
+    assert sorted(manual.pool(), key=int) == [str(nonce) for nonce in range(7)]
+    assert {(a.state, a.send_count) for a in Attempt.objects.all()} == {("SENT", 1)}
+    manual.mine()
+    manual.settle()
+    assert {Transaction.objects.get(pk=row.pk).state for row in rows} == {"COMPLETED"}
+
+
+@pytest.mark.usefixtures("batches_of_two")
+@pytest.mark.case("S4", "S5")
+@pytest.mark.parametrize("point", ["signer.attempts_committed", "signer.sent"])
+@pytest.mark.parametrize("batch", [0, 1, 2])
+def test_death_with_a_batch_under_way_sends_each_once(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch, point: str, batch: int
+) -> None:
+    rows = [manual.submit() for _ in range(5)]
+    crash_at(monkeypatch, point, passed=batch)
+    with pytest.raises(Crash):
+        manual.drain()
+    manual.drain()
+    assert nonces() == [0, 1, 2, 3, 4]
+    manual.mine()
+    manual.settle()
+    assert {Transaction.objects.get(pk=row.pk).state for row in rows} == {"COMPLETED"}
+    assert {attempt.seq for attempt in Attempt.objects.all()} == {0}
+    assert manual.rpc("eth_getTransactionCount", manual.key.address, "latest") == hex(5)
+
+
+@pytest.mark.usefixtures("batches_of_two")
+def test_answers_lost_of_a_batch_under_way_are_made_good(manual: Stage, liar: LyingNode) -> None:
+    for _ in range(5):
+        manual.submit()
+    liar.only, liar.lose_answers = {"eth_sendRawTransaction"}, True
+    manual.drain()
+    assert {attempt.state for attempt in Attempt.objects.all()} == {"SIGNED"}
+    liar.lose_answers = False
+    manual.later(10)
+    manual.drain()
+    assert {attempt.state for attempt in Attempt.objects.all()} == {"SENT"}
+    manual.mine()
+    manual.settle()
+    assert manual.rpc("eth_getTransactionCount", manual.key.address, "latest") == hex(5)
+
+
 @pytest.mark.case("S10")
 def test_death_in_the_middle_of_the_commit_leaves_all_or_nothing(
     manual: Stage, monkeypatch: pytest.MonkeyPatch
