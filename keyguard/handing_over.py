@@ -20,7 +20,7 @@ from django.db.models.functions import Now
 
 from keyguard.calls import Call
 from keyguard.curve import checksummed
-from keyguard.custodians import CUSTODIANS, Custodian, Report, custodian_of
+from keyguard.custodians import Custodian, Report, custodian_of
 from keyguard.errors import (
     CustodyForgotError,
     CustodyUnreachableError,
@@ -33,7 +33,7 @@ from keyguard.errors import (
 from keyguard.floor import checked_address, checked_idempotency_key, decode_call
 from keyguard.models import HandOver, Key
 from keyguard.redaction import scrub
-from keyguard.states import HANDED_BACK, UNDER_WAY, CustodyState, HandOverState, KeyState
+from keyguard.states import HANDED_BACK, UNDER_WAY, CustodyState, HandOverState, KeyState, Origin
 
 log = structlog.get_logger("keyguard")
 
@@ -55,7 +55,7 @@ class HandOverRequest:
 
 def broadcasts_itself(address: str) -> bool:
     """Return whether the custody of this key gives its nonces and sends. Raises KeyNotFoundError."""
-    return _key(address).backend in CUSTODIANS
+    return _key(address).origin == Origin.CUSTODY
 
 
 def can_call_off(address: str) -> bool:
