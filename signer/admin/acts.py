@@ -21,7 +21,6 @@ from signer.states import LaneState, SubState, TransactionState
 from workflows import WorkflowError
 from workflows.admin.acting import Acting, ReasonForm, row_at
 
-
 LOST_ITS_NONCE = {"state": TransactionState.BROADCASTING, "sub_state": SubState.NONCE_FOREIGN}
 
 

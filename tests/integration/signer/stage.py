@@ -26,6 +26,7 @@ from signer import (
     submit_transaction,
     watching,
 )
+from signer.custody import asking, handing
 from signer.models import Attempt, Lane
 from signer.states import IN_FLIGHT
 
@@ -133,7 +134,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, name: str, times: int = 1) -> None
             left[0] -= 1
             raise Crash(name)
 
-    for module in (granting, replacing, sending, watching):
+    for module in (granting, replacing, sending, watching, handing, asking):
         monkeypatch.setattr(module, "crashpoint", crashpoint)
 
 
