@@ -37,6 +37,8 @@ from keyguard.states import HANDED_BACK, UNDER_WAY, CustodyState, HandOverState,
 
 log = structlog.get_logger("keyguard")
 
+# Whoever asks has an answer or none after so long; before that nobody else asks for the same.
+ASKING = timedelta(seconds=15)
 # A request whose answer was lost may still be on its way to the custody for so long.
 ON_ITS_WAY = timedelta(seconds=120)
 REASON_LENGTH = 500
@@ -150,9 +152,12 @@ def hand_over(request: HandOverRequest, *, timeout_seconds: float) -> Report:
     custodian = custodian_of(row.key.backend)
     if row.state == HandOverState.INTENT:
         _require_active(row.key)
-    report = Report(CustodyState.UNKNOWN) if _is_first(row) else _found(row, custodian, timeout_seconds)
+    is_first = _is_first(row)
+    report = Report(CustodyState.UNKNOWN) if is_first else _found(row, custodian, timeout_seconds)
     if report.state == CustodyState.UNKNOWN:
         _require_active(row.key)
+        if not is_first and not _asks_again(row):
+            raise CustodyUnreachableError("somebody asks the custody at this moment, or has just done so")
         log.info("handing_over", key=row.key.address, external_id=row.external_id)
         report = _ask(
             lambda: custodian.submit(
@@ -205,6 +210,15 @@ def _is_first(row: HandOver) -> bool:
     if not first:
         row.refresh_from_db(fields=["state", "hash", "reason"])
     return first
+
+
+def _asks_again(row: HandOver) -> bool:
+    """Say that the custody is asked once more, for it has no such request; return whether nobody else is at it."""
+    with transaction.atomic(durable=True):
+        unanswered = HandOver.objects.filter(
+            pk=row.pk, state=HandOverState.ASKED, asked_at__lt=Now() - ASKING
+        )
+        return bool(unanswered.update(asked_at=Now()))
 
 
 def _found(row: HandOver, custodian: Custodian, timeout_seconds: float) -> Report:

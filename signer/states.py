@@ -154,7 +154,7 @@ class AttemptState(TextChoices):
     SIGNED = "SIGNED", "committed; not known to be in a pool"
     SENT = "SENT", "accepted by a node, or sent by the custody"
     REJECTED = "REJECTED", "refused for good; replaced by a no-op"
-    VOID = "VOID", "can never be executed: another transaction used the nonce"
+    VOID = "VOID", "can never be executed: its nonce was used otherwise"
 
 
 class Purpose(TextChoices):

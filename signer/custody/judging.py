@@ -17,7 +17,8 @@ from signer.requests import Address, HexData
 from signer.states import Purpose, SubState, TransactionState
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1, 60
-ENDED = (CustodyState.REFUSED, CustodyState.FAILED)
+CODES = {CustodyState.REFUSED: "CUSTODY_REFUSED", CustodyState.FAILED: "CUSTODY_FAILED"}
+ENDED = tuple(CODES)
 
 Quantity = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{1,64}$")]
 
@@ -163,7 +164,7 @@ def error_of(row: Transaction, report: Report) -> dict[str, str]:
     """Return why it ends: what we wanted, where we did, else the custody's own words."""
     if row.noop_outcome and row.error:
         return dict(row.error)
-    return {"code": f"CUSTODY_{report.state}", "message": report.reason or "the custody gives no reason"}
+    return {"code": CODES[report.state], "message": report.reason or "the custody gives no reason"}
 
 
 def wait_seconds(vain_looks: int) -> int:

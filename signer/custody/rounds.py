@@ -57,5 +57,5 @@ class CustodyDrain:
                     noop_outcome=TransactionState.EXPIRED,
                     sub_state=SubState.CALLING_OFF,
                     error={"code": "TRANSACTION_EXPIRED", "message": "valid_until passed before it was sent"},
-                    look_at=Now(),
+                    look_at=self.work.held.now(),
                 )

@@ -36,7 +36,7 @@ class Migration(migrations.Migration):
                     ("SIGNED", "committed; not known to be in a pool"),
                     ("SENT", "accepted by a node, or sent by the custody"),
                     ("REJECTED", "refused for good; replaced by a no-op"),
-                    ("VOID", "can never be executed: another transaction used the nonce"),
+                    ("VOID", "can never be executed: its nonce was used otherwise"),
                 ],
                 default="SIGNED",
                 max_length=10,

@@ -85,8 +85,7 @@ def custody(stage: "Stage", monkeypatch: pytest.MonkeyPatch) -> Iterator["Custod
 
     server = CustodyServer(stage.anvil)
     stage.rpc("anvil_setBalance", server.address, RICH)
-    monkeypatch.setattr(custodians, "CUSTODIANS", {})
-    keyguard.register_custodian("custody", lambda: HttpCustodian(server))
+    monkeypatch.setitem(custodians.CUSTODIANS, "custody", lambda: HttpCustodian(server))
     keyguard.bind_key("vault", "custody", "vault-1")
     yield server
     server.stop()
