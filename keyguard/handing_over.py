@@ -20,7 +20,7 @@ from django.db.models.functions import Now
 
 from keyguard.calls import Call
 from keyguard.curve import checksummed
-from keyguard.custodians import Custodian, Report, custodian_of
+from keyguard.custodians import CUSTODIANS, Custodian, Report, custodian_of
 from keyguard.errors import (
     CustodyForgotError,
     CustodyUnreachableError,
@@ -61,8 +61,9 @@ def broadcasts_itself(address: str) -> bool:
 
 
 def can_call_off(address: str) -> bool:
-    """Return whether the custody of this key can be asked not to send what it has. Raises a KeyguardError."""
-    return custodian_of(_key(address).backend).can_cancel
+    """Return whether the custody of this key can be asked, from here, not to send what it has."""
+    backend = _key(address).backend
+    return backend in CUSTODIANS and custodian_of(backend).can_cancel
 
 
 # --- Here ---------------------------------------------------------------------------------------------------

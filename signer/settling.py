@@ -52,6 +52,9 @@ def end_taken(pk: UUID) -> bool:
         pk=pk, state=TransactionState.BROADCASTING, sub_state=SubState.NONCE_FOREIGN
     )
     error = {"code": "NONCE_USED_BY_STRANGER", "message": "a transaction that is not ours used its nonce"}
+    if given_by_custody := rows.filter(lane__in_custody=True).first():
+        end_given_up(given_by_custody, error)
+        return True
     ended = rows.update(state=TransactionState.FAILED, settled_at=Now(), error=error)
     tell_workflows([pk] if ended else [])
     return bool(ended)

@@ -468,3 +468,24 @@ def test_pausing_and_draining_hold_back_what_the_custody_does_not_have(
     stage.watch()
     drain()
     assert (state(held)[0], lane().state) == ("COMPLETED", "PAUSED")
+
+
+def test_nonce_used_by_what_the_custody_does_not_name_waits_for_a_person(
+    stage: Stage, custody: CustodyServer
+) -> None:
+    stage.rpc("evm_setAutomine", False)
+    row = stage.submit(sender="vault")
+    drain()
+    sent = custody.requests[str(row.pk)]
+    custody.drop(row.pk)
+    sent.hashes = sent.hashes[:1]
+    stage.mine(20)
+    stage.watch()
+    drain()
+    assert state(row) == ("BROADCASTING", "NONCE_FOREIGN")
+    assert lane().state == "BLOCKED"
+    control.give_up_transaction(row, **WHO)
+    assert (state(row)[0], row.nonce) == ("FAILED", None), (
+        "the custody may have given the nonce to the next one"
+    )
+    assert [attempt.state for attempt in stage.attempts(row.pk)] == ["VOID"]
