@@ -86,7 +86,8 @@ def check_lanes() -> list[Finding]:
         flying = Transaction.objects.filter(lane=lane, state__in=IN_FLIGHT).aggregate(
             count=Count("pk"), since=Min("broadcast_at")
         )
-        detail = f"{waiting} waiting, {flying['count']} in flight, next nonce {lane.next_nonce}"
+        nonces = "nonces given by the custody" if lane.in_custody else f"next nonce {lane.next_nonce}"
+        detail = f"{waiting} waiting, {flying['count']} in flight, {nonces}"
         if lane.state == LaneState.BLOCKED:
             findings.append(
                 Finding(name, False, f"blocked: {lane.state_reason}", "Find out who else uses the key.")

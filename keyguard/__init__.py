@@ -9,16 +9,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keyguard.authorizations import SignedAuthorization as SignedAuthorization
+    from keyguard.calls import Call as Call
+    from keyguard.custodians import Custodian as Custodian
+    from keyguard.custodians import Report as Report
+    from keyguard.custodians import register_custodian as register_custodian
     from keyguard.delegates import allow_delegate as allow_delegate
     from keyguard.delegates import disallow_delegate as disallow_delegate
     from keyguard.errors import ApprovalPendingError as ApprovalPendingError
+    from keyguard.errors import CustodyForgotError as CustodyForgotError
+    from keyguard.errors import CustodyUnreachableError as CustodyUnreachableError
     from keyguard.errors import Disposition as Disposition
     from keyguard.errors import IdempotencyConflictError as IdempotencyConflictError
     from keyguard.errors import KekError as KekError
     from keyguard.errors import KeyguardError as KeyguardError
     from keyguard.errors import KeyNotActiveError as KeyNotActiveError
     from keyguard.errors import KeyNotFoundError as KeyNotFoundError
+    from keyguard.handing_over import HandOverRequest as HandOverRequest
+    from keyguard.handing_over import broadcasts_itself as broadcasts_itself
+    from keyguard.handing_over import call_off as call_off
+    from keyguard.handing_over import can_call_off as can_call_off
+    from keyguard.handing_over import custody_status as custody_status
+    from keyguard.handing_over import hand_over as hand_over
+    from keyguard.handing_over import plan_hand_overs as plan_hand_overs
     from keyguard.jobs import SigningRequest as SigningRequest
+    from keyguard.keys import bind_key as bind_key
     from keyguard.keys import create_key as create_key
     from keyguard.keys import find_key as find_key
     from keyguard.keys import import_key as import_key
@@ -28,23 +42,39 @@ if TYPE_CHECKING:
     from keyguard.signing import sign_message as sign_message
     from keyguard.signing import sign_transactions as sign_transactions
     from keyguard.signing import sign_typed_data as sign_typed_data
+    from keyguard.states import CustodyState as CustodyState
 
 _LAZY = {
     "ApprovalPendingError": ("keyguard.errors", "ApprovalPendingError"),
+    "Call": ("keyguard.calls", "Call"),
+    "Custodian": ("keyguard.custodians", "Custodian"),
+    "CustodyForgotError": ("keyguard.errors", "CustodyForgotError"),
+    "CustodyState": ("keyguard.states", "CustodyState"),
+    "CustodyUnreachableError": ("keyguard.errors", "CustodyUnreachableError"),
     "Disposition": ("keyguard.errors", "Disposition"),
+    "HandOverRequest": ("keyguard.handing_over", "HandOverRequest"),
     "IdempotencyConflictError": ("keyguard.errors", "IdempotencyConflictError"),
     "KekError": ("keyguard.errors", "KekError"),
     "KeyguardError": ("keyguard.errors", "KeyguardError"),
     "KeyNotActiveError": ("keyguard.errors", "KeyNotActiveError"),
     "KeyNotFoundError": ("keyguard.errors", "KeyNotFoundError"),
+    "Report": ("keyguard.custodians", "Report"),
     "SignedAuthorization": ("keyguard.authorizations", "SignedAuthorization"),
     "SignedTransaction": ("keyguard.signing", "SignedTransaction"),
     "SigningRequest": ("keyguard.jobs", "SigningRequest"),
     "allow_delegate": ("keyguard.delegates", "allow_delegate"),
+    "bind_key": ("keyguard.keys", "bind_key"),
+    "broadcasts_itself": ("keyguard.handing_over", "broadcasts_itself"),
+    "call_off": ("keyguard.handing_over", "call_off"),
+    "can_call_off": ("keyguard.handing_over", "can_call_off"),
     "create_key": ("keyguard.keys", "create_key"),
+    "custody_status": ("keyguard.handing_over", "custody_status"),
     "disallow_delegate": ("keyguard.delegates", "disallow_delegate"),
     "find_key": ("keyguard.keys", "find_key"),
+    "hand_over": ("keyguard.handing_over", "hand_over"),
     "import_key": ("keyguard.keys", "import_key"),
+    "plan_hand_overs": ("keyguard.handing_over", "plan_hand_overs"),
+    "register_custodian": ("keyguard.custodians", "register_custodian"),
     "scrub_secrets": ("keyguard.redaction", "scrub"),
     "sign_authorization": ("keyguard.signing", "sign_authorization"),
     "sign_message": ("keyguard.signing", "sign_message"),
@@ -54,20 +84,35 @@ _LAZY = {
 
 __all__ = [
     "ApprovalPendingError",
+    "Call",
+    "Custodian",
+    "CustodyForgotError",
+    "CustodyState",
+    "CustodyUnreachableError",
     "Disposition",
+    "HandOverRequest",
     "IdempotencyConflictError",
     "KekError",
     "KeyNotActiveError",
     "KeyNotFoundError",
     "KeyguardError",
+    "Report",
     "SignedAuthorization",
     "SignedTransaction",
     "SigningRequest",
     "allow_delegate",
+    "bind_key",
+    "broadcasts_itself",
+    "call_off",
+    "can_call_off",
     "create_key",
+    "custody_status",
     "disallow_delegate",
     "find_key",
+    "hand_over",
     "import_key",
+    "plan_hand_overs",
+    "register_custodian",
     "scrub_secrets",
     "sign_authorization",
     "sign_message",

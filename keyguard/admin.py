@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin, TabularInline
 
-from keyguard.models import AllowedDelegate, Kek, Key, KeyMaterial, SigningRecord
+from keyguard.models import AllowedDelegate, HandOver, Kek, Key, KeyMaterial, SigningRecord
 
 
 class ReadOnly:
@@ -42,7 +42,17 @@ class KeyAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     list_display = ("alias", "address", "state", "backend", "origin", "created_at")
     list_filter = ("state", "backend", "origin")
     search_fields = ("alias", "address__iexact", "id__iexact")
-    fields = ("id", "alias", "address", "backend", "origin", "state", "state_reason", "created_at")
+    fields = (
+        "id",
+        "alias",
+        "address",
+        "backend",
+        "backend_ref",
+        "origin",
+        "state",
+        "state_reason",
+        "created_at",
+    )
     readonly_fields = fields
     inlines = (KeyMaterialInline,)
 
@@ -86,6 +96,35 @@ class SigningRecordAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
         """Leave out what no page shows: the signed bytes, a megabyte where they carry blobs."""
         records: QuerySet[SigningRecord] = super().get_queryset(request)
         return records.defer("raw", "signature")
+
+
+@admin.register(HandOver)
+class HandOverAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
+    """Everything that a custody was asked to execute, and what it says of it."""
+
+    list_display = ("created_at", "key", "state", "chain_id", "to", "hash", "reason", "error")
+    list_filter = ("state", "chain_id")
+    list_select_related = ("key",)
+    search_fields = ("external_id__startswith", "key__address__iexact", "key__alias", "hash__iexact")
+    date_hierarchy = "created_at"
+    show_full_result_count = False  # the table only grows
+    fields = (
+        "id",
+        "external_id",
+        "key",
+        "state",
+        "chain_id",
+        "to",
+        "value",
+        "payload_hash",
+        "hash",
+        "reason",
+        "error",
+        "created_at",
+        "asked_at",
+        "answered_at",
+    )
+    readonly_fields = fields
 
 
 @admin.register(Kek)

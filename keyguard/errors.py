@@ -11,6 +11,8 @@ keyguard doesn't know means *deny*: nothing was signed. No message here holds ke
     ├── KekError                    the key encryption key is missing, malformed or another one
     ├── MaterialTamperedError       the stored key does not open: the key is suspended
     ├── SignatureInvalidError       the backend's signature is not the pinned key's: the key is suspended
+    ├── CustodyUnreachableError     no usable answer of a custody: it may have been asked all the same
+    ├── CustodyForgotError          a custody knew a call and knows it no longer
     └── SigningDeniedError          anything unforeseen while signing
 """
 
@@ -282,6 +284,26 @@ class SignatureInvalidError(KeyguardError):
         "The backend's answer is not a signature of the pinned key over this payload. The key is suspended."
     )
     remedy = "Treat it as a fault attack or a mixed-up backend: examine the backend before it is used again."
+    disposition = Disposition.PARK
+
+
+class CustodyUnreachableError(KeyguardError):
+    """The custody gave no usable answer. It may have taken the call: look it up before anything else."""
+
+    code = "KEYGUARD_CUSTODY_UNREACHABLE"
+    cause = "The custody does not answer, or its answer is not understood. It may have taken the call all the same."
+    remedy = (
+        "None at once: it is looked up under the same id, and handed over if the custody has no such request."
+    )
+    disposition = Disposition.RECONCILE
+
+
+class CustodyForgotError(KeyguardError):
+    """The custody had taken the call, and says now that it has no such request. It is not handed over again."""
+
+    code = "KEYGUARD_CUSTODY_FORGOT"
+    cause = "The custody had taken the call, and says now that it has no such request."
+    remedy = "Ask the custody: another workspace or another API key would do this. Handing it over again could execute it twice."
     disposition = Disposition.PARK
 
 

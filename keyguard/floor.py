@@ -11,6 +11,7 @@ from typing import Any
 from keyguard import blobs
 from keyguard.authorizations import Authorization, SignedAuthorization, signature_of
 from keyguard.blobs import MAX_BLOBS, Proofs, Sidecar
+from keyguard.calls import Call
 from keyguard.curve import HALF_ORDER, ORDER, checksummed
 from keyguard.errors import (
     AddressInvalidError,
@@ -58,6 +59,7 @@ _FIELDS = {
     SET_CODE: _COMMON | _FEES | {"accessList", "authorizationList"},
 }
 _TYPES = {f"0x{kind}": kind for kind in _FIELDS}
+_CALL_FIELDS = frozenset({"chainId", "from", "to", "value", "data", "gas", "maxFeePerGas"})
 _AUTHORIZATION_FIELDS = frozenset({"authority", "chainId", "address", "nonce", "yParity", "r", "s"})
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
 _HEX = re.compile(r"0x(?:[0-9a-fA-F]{2})*", re.ASCII)
@@ -95,6 +97,30 @@ def decode_transaction(fields: Mapping[str, Any], key_address: str) -> UnsignedT
     )
     _check_sums(transaction)
     return transaction
+
+
+def decode_call(fields: Mapping[str, Any], key_address: str) -> Call:
+    """Return the call that a custody is to execute with its own nonce and fee, or raise a FloorError.
+
+    fields: chainId, from (must be the key's), to, value, data; gas and maxFeePerGas are hints. Nothing else is accepted.
+    """
+    for name in fields:
+        if name not in _CALL_FIELDS:
+            raise FieldUnknownError(str(name)[:64])
+    if checked_address(fields.get("from"), "from") != key_address:
+        raise SenderMismatchError("from")
+    call = Call(
+        chain_id=_chain_id(fields, "chainId"),
+        to=_to(fields, DYNAMIC_FEE),
+        value=_integer(fields, "value", MAX_UINT256, default=0),
+        data=_data(fields),
+        gas_limit=_integer(fields, "gas", MAX_GAS, least=MIN_GAS) if "gas" in fields else None,
+        max_fee_per_gas_wei=_integer(fields, "maxFeePerGas", MAX_UINT256)
+        if "maxFeePerGas" in fields
+        else None,
+    )
+    _check_creation(call.to, call.data)
+    return call
 
 
 def decode_authorization(chain_id: object, delegate: object, nonce: object) -> Authorization:
@@ -295,7 +321,11 @@ def _check_sums(transaction: UnsignedTransaction) -> None:
         fee += len(transaction.sidecar.blobs) * blobs.GAS_PER_BLOB * transaction.max_fee_per_blob_gas
     if transaction.value + fee > MAX_UINT256:
         raise FeesInvalidError("value", "value and fees exceed 2^256 - 1")
-    if not transaction.to and not transaction.data:
+    _check_creation(transaction.to, transaction.data)
+
+
+def _check_creation(to: bytes, data: bytes) -> None:
+    if not to and not data:
         raise FieldMissingError("data", "a contract needs its init code")
-    if not transaction.to and len(transaction.data) > MAX_INIT_CODE_BYTES:
+    if not to and len(data) > MAX_INIT_CODE_BYTES:
         raise DataTooLargeError("data", "init code exceeds 48 KiB (EIP-3860)")

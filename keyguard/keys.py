@@ -10,6 +10,7 @@ from django.db.models import Q
 
 from keyguard import curve
 from keyguard.backends import backend_of
+from keyguard.custodians import custodian_of
 from keyguard.errors import (
     AddressInvalidError,
     AliasInvalidError,
@@ -20,7 +21,7 @@ from keyguard.errors import (
 )
 from keyguard.floor import checked_address
 from keyguard.models import Key
-from keyguard.states import KEY_TRANSITIONS, KeyState, before
+from keyguard.states import KEY_TRANSITIONS, KeyState, Origin, before
 
 log = structlog.get_logger("keyguard")
 
@@ -52,6 +53,19 @@ def import_key(alias: str, secret: bytes | bytearray, backend: str = "database")
         return _add(alias, lambda: store.adopt(alias, buffer))
     finally:
         curve.wipe(buffer)
+
+
+def bind_key(alias: str, backend: str, reference: str) -> Key:
+    """Know a key of a custody that sends by itself, and return its row. reference: what the custody calls it.
+
+    Raises AliasInvalidError, AliasTakenError, KeyExistsError, BackendUnknownError, and what its custodian raises.
+    """
+    public_key = custodian_of(backend).public_key(reference)
+    facts = {"backend": backend, "backend_ref": reference, "origin": Origin.CUSTODY}
+    address = curve.address_of(public_key)
+    return _add(
+        alias, lambda: Key.objects.create(alias=alias, address=address, public_key=public_key, **facts)
+    )
 
 
 def find_key(alias_or_address: str) -> Key:

@@ -14,7 +14,7 @@ from django.db.models import Q
 from keyguard.errors import FloorError
 from keyguard.fields import Uint256Field
 from keyguard.floor import checked_address
-from keyguard.states import KekState, KeyState, Origin, RecordKind, RecordState
+from keyguard.states import HandOverState, KekState, KeyState, Origin, RecordKind, RecordState
 
 
 class Kek(models.Model):
@@ -39,13 +39,17 @@ class Kek(models.Model):
 
 
 class Key(models.Model):
-    """A signing key. Its address and public key are pinned: every signature is checked against them."""
+    """A signing key. Its address and public key are pinned: every signature is checked against them.
+
+    One of a custody that sends by itself is pinned by its address: what is sent must come from it.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     alias = models.CharField(max_length=64)
     address = models.CharField(max_length=42)
     public_key = models.BinaryField(max_length=65)
     backend = models.CharField(max_length=20)
+    backend_ref = models.CharField(max_length=100, blank=True)  # what a custody calls it
     origin = models.CharField(max_length=10, choices=Origin)
     state = models.CharField(max_length=10, choices=KeyState, default=KeyState.ACTIVE)
     state_reason = models.CharField(max_length=64, blank=True)  # an error's code
@@ -126,6 +130,43 @@ class SigningRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.idempotency_key} {self.state}"
+
+
+class HandOver(models.Model):
+    """A call that a custody was asked to execute with its own nonce and fee, and how it stands as the custody says.
+
+    Committed before the custody is asked, so that a lost answer is looked up and nothing is asked for twice.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    external_id = models.CharField(max_length=64)
+    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="hand_overs")
+    state = models.CharField(max_length=20, choices=HandOverState, default=HandOverState.INTENT)
+    payload_hash = models.CharField(max_length=66, blank=True)  # empty: refused before there was a payload
+    chain_id = models.BigIntegerField(null=True)
+    to = models.CharField(max_length=42, blank=True)
+    value = Uint256Field(null=True)
+    hash = models.CharField(max_length=66, blank=True, db_index=True)  # of what was sent last
+    reason = models.CharField(max_length=500, blank=True)  # in the custody's words
+    error = models.CharField(max_length=64, blank=True)  # the code, when it was refused here
+    created_at = models.DateTimeField(auto_now_add=True, db_index=True)
+    asked_at = models.DateTimeField(null=True)
+    answered_at = models.DateTimeField(null=True)  # when the custody last said something new
+
+    class Meta:
+        ordering = ["-created_at"]
+        verbose_name = "hand-over to a custody"
+        verbose_name_plural = "hand-overs to custodies"
+        constraints = [
+            # Without it two workers could each believe to be the first who asks.
+            models.UniqueConstraint(fields=["external_id"], name="keyguard_handover_external_id_unique"),
+            models.CheckConstraint(
+                condition=Q(state__in=HandOverState.values), name="keyguard_handover_state_valid"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.external_id} {self.state}"
 
 
 class AllowedDelegate(models.Model):

@@ -11,10 +11,11 @@ class KeyState(TextChoices):
 
 
 class Origin(TextChoices):
-    """Where a key comes from: what was imported may exist elsewhere, too."""
+    """Where a key comes from: what was imported may exist elsewhere, too; what a custody has was never here."""
 
     GENERATED = "GENERATED"
     IMPORTED = "IMPORTED"
+    CUSTODY = "CUSTODY"
 
 
 class KekState(TextChoices):
@@ -39,6 +40,33 @@ class RecordState(TextChoices):
     SIGNED = "SIGNED"
     REFUSED = "REFUSED"
 
+
+class CustodyState(TextChoices):
+    """How a call stands, as the custody says."""
+
+    UNKNOWN = "UNKNOWN", "the custody has no such request"
+    AWAITING_APPROVAL = "AWAITING_APPROVAL", "its people must approve it"
+    WORKING = "WORKING", "it works on it"
+    SENT = "SENT", "it has sent it"
+    REFUSED = "REFUSED", "its rules or its people refused it"
+    FAILED = "FAILED", "it gave it up"
+
+
+class HandOverState(TextChoices):
+    """How a call stands that was handed over, or is about to be."""
+
+    INTENT = "INTENT", "checked and recorded; nobody has asked the custody"
+    ASKED = "ASKED", "the custody is asked; its answer is not known"
+    AWAITING_APPROVAL = CustodyState.AWAITING_APPROVAL.value, CustodyState.AWAITING_APPROVAL.label
+    WORKING = CustodyState.WORKING.value, CustodyState.WORKING.label
+    SENT = CustodyState.SENT.value, CustodyState.SENT.label
+    REFUSED = CustodyState.REFUSED.value, "refused, here or by the custody"
+    FAILED = CustodyState.FAILED.value, CustodyState.FAILED.label
+
+
+# The custody may go back and forth among these: a transaction that it has sent, it may send again.
+UNDER_WAY = (HandOverState.AWAITING_APPROVAL, HandOverState.WORKING, HandOverState.SENT)
+HANDED_BACK = (HandOverState.REFUSED, HandOverState.FAILED)
 
 KEY_TRANSITIONS: dict[str, set[str]] = {
     KeyState.ACTIVE: {KeyState.SUSPENDED},  # its material was tampered with, or its backend signed falsely

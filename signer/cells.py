@@ -89,6 +89,8 @@ class AttemptCells(Shown):
     @display(description="Sent", ordering="last_sent_at")
     def shown_sent(self, attempt: Attempt) -> str:
         last = attempt.last_sent_at
+        if last and not attempt.send_count:
+            return f"by the custody, seen {last:%Y-%m-%d %H:%M:%S}"
         return f"{attempt.send_count}×, last {last:%Y-%m-%d %H:%M:%S}" if last else "not yet"
 
     @display(description="Last error", ordering="last_error")

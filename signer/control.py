@@ -12,6 +12,7 @@ from django.db import transaction
 from django.db.models import OuterRef, Subquery
 from django.db.models.functions import Now
 
+import keyguard
 from signer import blocks, chains, fees, foreign, settling, standing
 from signer.errors import NotPossibleError
 from signer.fees import Fees
@@ -23,6 +24,7 @@ from signer.states import FINAL, AttemptState, LaneState, SubState, TransactionS
 from signer.work import owned
 
 NOT_PROVED = "Cancel it, or wait until the nonce's block is deep enough."
+IN_CUSTODY = "the custody of this address gives its nonces, offers the fees and sends"
 
 
 def pause_lane(lane: Lane, *, actor: str, reason: str) -> None:
@@ -60,14 +62,49 @@ def _stand(lane: Lane, state: LaneState, verb: str, actor: str, reason: str) -> 
 def cancel_transaction(row: Transaction, *, actor: str, reason: str) -> None:
     """Cancel a transaction: at once where it has no nonce, else by a no-op at its nonce. The chain decides which wins.
 
-    Raises NotPossibleError when a block holds it, or it has ended.
+    One that a custody has is called off by the custody, where that can do so and has not sent it. Raises
+    NotPossibleError when it can't, when a block holds it, or it has ended.
     """
     with transaction.atomic():
         note(actor, "cancel", reason, lane=row.lane, transaction=row)
         if settling.cancel_unbegun(row.pk):
             settling.tell_workflows([row.pk])
             return
+        if row.lane.in_custody:
+            _call_off(row)
+            return
         _want_noop(row, TransactionState.CANCELLED, SubState.CANCELLING, "whoever asked for it cancelled it")
+
+
+def _call_off(row: Transaction) -> None:
+    """Want it called off by its custody: the lane's owner asks for that, and it may be too late."""
+    row.refresh_from_db()
+    _refuse_settled(row)
+    if row.state == TransactionState.BROADCASTING:
+        raise NotPossibleError(
+            "its custody has sent it, and only the custody can replace it",
+            "Have it dropped in the custody's console.",
+        )
+    if row.sub_state == SubState.CUSTODY_ALTERED:
+        raise NotPossibleError("its custody sent something else", "See the incident; then give it up.")
+    if not keyguard.can_call_off(row.lane.address):
+        raise NotPossibleError(
+            "its custody has it, and takes nothing back over its API",
+            "Have it rejected in the custody's console.",
+        )
+    error = {"code": "TRANSACTION_CANCELLED", "message": "whoever asked for it cancelled it"}
+    rows = Transaction.objects.filter(pk=row.pk, state=TransactionState.SIGNING, noop_outcome="")
+    wanted = {"noop_outcome": TransactionState.CANCELLED, "sub_state": SubState.CALLING_OFF, "error": error}
+    if not rows.update(**wanted, look_at=Now()) and row.noop_outcome != TransactionState.CANCELLED:
+        raise NotPossibleError(
+            "its custody is asked to call it off already, or has just sent it", "Look at its state."
+        )
+    after_commit(lambda: ring_lane(row.lane_id))
+
+
+def _refuse_in_custody(lane: Lane, advice: str) -> None:
+    if lane.in_custody:
+        raise NotPossibleError(IN_CUSTODY, advice)
 
 
 def requeue_transaction(row: Transaction, *, actor: str, reason: str) -> None:
@@ -75,6 +112,9 @@ def requeue_transaction(row: Transaction, *, actor: str, reason: str) -> None:
 
     Raises NotPossibleError when that is not proved, RpcError when the nodes do not say.
     """
+    _refuse_in_custody(
+        row.lane, "Give it up, and submit it anew: a custody executes a request under one id once."
+    )
     rpc = chains.connect(row.chain)
     head = blocks.fetch_latest(rpc).number
     row.refresh_from_db()
@@ -86,9 +126,12 @@ def requeue_transaction(row: Transaction, *, actor: str, reason: str) -> None:
 
 
 def give_up_transaction(row: Transaction, *, actor: str, reason: str) -> None:
-    """End a transaction as failed whose nonce a stranger's has used. Raises NotPossibleError where that is not so."""
+    """End a transaction as failed whose nonce a stranger's has used, or in whose place its custody sent something else.
+
+    Raises NotPossibleError where neither is so.
+    """
     with transaction.atomic():
-        if not settling.end_taken(row.pk):
+        if not settling.end_taken(row.pk) and not settling.end_altered(row.pk):
             raise NotPossibleError(
                 "it is not proved that a stranger's transaction used its nonce", NOT_PROVED
             )
@@ -119,6 +162,9 @@ def speed_up_transaction(row: Transaction, offer: Fees | None = None, *, actor: 
     with transaction.atomic():
         row.refresh_from_db()
         _refuse_settled(row)
+        _refuse_in_custody(
+            row.lane, "Have its fee raised in the custody's console; the new hash is found by itself."
+        )
         if row.state != TransactionState.BROADCASTING:
             raise NotPossibleError(
                 "it has no nonce yet, so nothing of it is in a pool", "Wait until it is sent."
@@ -165,7 +211,11 @@ def _for_blobs(offer: Fees) -> str:
 
 
 def resend_transactions(lane: Lane, first: int, last: int, *, actor: str, reason: str) -> int:
-    """Have the same bytes of all that is out with nonces `first` to `last` sent again now; return how many that are."""
+    """Have the same bytes of all that is out with nonces `first` to `last` sent again now; return how many that are.
+
+    Raises NotPossibleError for a lane in custody: the bytes are the custody's.
+    """
+    _refuse_in_custody(lane, "Its bytes are the custody's: have them sent again in the custody's console.")
     with transaction.atomic():
         rows = Transaction.objects.filter(
             lane=lane, state=TransactionState.BROADCASTING, nonce__gte=first, nonce__lte=last

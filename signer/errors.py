@@ -2,7 +2,7 @@
 
     SignerError
     ├── UnknownChainError         FAIL       no such chain is registered
-    ├── EnvelopeUnsupportedError  FAIL       the chain takes no transaction of this kind
+    ├── EnvelopeUnsupportedError  FAIL       the chain, or the custody, takes no transaction of this kind
     ├── UnknownAuthorityError     FAIL       keyguard has no key of an account that is to authorise
     ├── AuthorityTwiceError       FAIL       two authorisations of one request are of one account
     ├── IdempotencyConflictError  FAIL       the key was used for another transaction
@@ -54,8 +54,11 @@ class EnvelopeUnsupportedError(SignerError):
     """The chain takes no transaction of this kind."""
 
     code = "ENVELOPE_UNSUPPORTED"
-    cause = "Blobs, authorisations and EIP-1559 fees need a chain with a base fee."
-    remedy = "Leave `envelope` out, or ask for a legacy or an access-list transaction."
+    cause = (
+        "Blobs, authorisations and EIP-1559 fees need a chain with a base fee, and a key that is not in a custody "
+        "which sends by itself."
+    )
+    remedy = "Leave out what the message names, or ask for a legacy or an access-list transaction."
     disposition = Disposition.FAIL
 
 

@@ -82,12 +82,13 @@ def grant(work: Work, sky: Sky) -> bool:
     if room <= 0:
         work.full_at = sky.count
         return hold(work, SubState.LANE_FULL)
-    candidates = list(_next(work, room))
+    candidates = list(next_waiting(work, room))
     candidates, late, nonces = _with_authorities(work, candidates)
     if not candidates:
         return bool(late)
-    _take(work, candidates)
-    admission = _prepare(work, candidates, sky)
+    take(work, candidates)
+    admission = _ask_and_decide(work, candidates, sky)
+    write_down(work, candidates, admission)
     crashpoint("signer.prepared")
     attempts = _sign(work, admission, nonces)
     crashpoint("signer.signed")
@@ -115,7 +116,7 @@ def waiting(lane: Lane) -> "QuerySet[Transaction]":
     return rows.exclude(state__in=[TransactionState.PENDING_APPROVAL, TransactionState.SIGNING])
 
 
-def _next(work: Work, room: int) -> "QuerySet[Transaction]":
+def next_waiting(work: Work, room: int) -> "QuerySet[Transaction]":
     return waiting(work.lane).exclude(pk__in=work.unclear).order_by("-priority", "created_at", "id")[:room]
 
 
@@ -136,7 +137,7 @@ def _with_authorities(
     return candidates, late, nonces
 
 
-def _take(work: Work, candidates: Sequence[Transaction]) -> None:
+def take(work: Work, candidates: Sequence[Transaction]) -> None:
     """Say that a worker is at them."""
     with transaction.atomic():
         guard(work.held)
@@ -148,9 +149,8 @@ def _take(work: Work, candidates: Sequence[Transaction]) -> None:
 # --- Decide -----------------------------------------------------------------------------------------------
 
 
-def _prepare(work: Work, candidates: Sequence[Transaction], sky: Sky) -> Admission:
-    """Ask the chain and decide; write down what gets no nonce now."""
-    admission = _ask_and_decide(work, candidates, sky)
+def write_down(work: Work, candidates: Sequence[Transaction], admission: Admission) -> None:
+    """Write down what does not go on now, and why."""
     if admission.refused or admission.unclear or admission.waiting:
         with transaction.atomic():
             guard(work.held)
@@ -160,7 +160,6 @@ def _prepare(work: Work, candidates: Sequence[Transaction], sky: Sky) -> Admissi
             _tell_of_money(work, admission)
         unknown_texts.note(work.chain, admission.unknown)
         _pass_over(work, [row for row in candidates if row.pk in admission.unclear], admission.unclear)
-    return admission
 
 
 def _ask_and_decide(work: Work, candidates: Sequence[Transaction], sky: Sky) -> Admission:
@@ -265,7 +264,7 @@ def _sign(work: Work, admission: Admission, nonces: Nonces) -> list[Attempt]:
             guard(work.held)
             settling.end_unsent(signed.refused)
             requeue(signed.postponed, SubState.SIGNER_UNAVAILABLE)
-            _await_approval(signed.pending)
+            await_approval(signed.pending)
         admission.refused |= signed.refused
         admission.why = SubState.SIGNER_UNAVAILABLE if signed.postponed else admission.why
     return signed.attempts
@@ -317,12 +316,12 @@ def _commit(work: Work, admission: Admission, attempts: Sequence[Attempt], sky: 
         if moved != len(rows):
             raise FencedError(f"lane {lane.pk}: {len(rows) - moved} transactions were moved meanwhile")
         authorities.promise(work.held, attempts, nonces)
-        _money_is_there(work, admission)
+        money_is_there(work, admission)
     lane.next_nonce = next_nonce
     work.filled = sky.count + len(rows) >= work.cap()
 
 
-def _money_is_there(work: Work, admission: Admission) -> None:
+def money_is_there(work: Work, admission: Admission) -> None:
     """Close what was told of money, when transactions that waited for it go on."""
     if any(ready.transaction.sub_state == SubState.INSUFFICIENT_FUNDS for ready in admission.ready):
         money.goes_on(work.lane)
@@ -349,7 +348,7 @@ def requeue(ids: Sequence[UUID], why: SubState) -> None:
         rows.filter(nonce__isnull=True).update(state=TransactionState.QUEUED, sub_state=why)
 
 
-def _await_approval(ids: Sequence[UUID]) -> None:
+def await_approval(ids: Sequence[UUID]) -> None:
     if ids:
         rows = Transaction.objects.filter(pk__in=ids, state__in=may_become(TransactionState.PENDING_APPROVAL))
         rows.update(state=TransactionState.PENDING_APPROVAL, sub_state="")
@@ -357,7 +356,7 @@ def _await_approval(ids: Sequence[UUID]) -> None:
 
 def expire_waiting(work: Work) -> None:
     """End what waits and whose time has passed: it used no nonce."""
-    late = Transaction.objects.filter(lane=work.lane, state__in=WAITING, valid_until__lte=Now())
+    late = Transaction.objects.filter(lane=work.lane, state__in=settling.UNBEGUN, valid_until__lte=Now())
     ids = list(late.values_list("pk", flat=True))
     if ids:
         error = {"code": "TRANSACTION_EXPIRED", "message": "valid_until passed before it was sent"}

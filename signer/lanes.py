@@ -17,6 +17,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from signer import flights, foreign, gaps, granting, queue, replacing, sending
+from signer.custody.rounds import CustodyDrain
 from signer.errors import ChainMismatchError, RpcError
 from signer.flights import Flight, Sky
 from signer.market import read_market
@@ -53,7 +54,7 @@ def _drain_once(lane_id: UUID, deadline: float) -> bool:
         if lock is None or held is None:
             return False
         try:
-            drain = Drain(Work.on(held))
+            drain = (CustodyDrain if held.row.in_custody else Drain)(Work.on(held))
             with keep(held):
                 drain.run(deadline, lock)
         except FencedError:

@@ -45,7 +45,11 @@ class Difference:
 
 
 def lane_difference(lane: Lane) -> Difference:
-    """Ask the chain and return what differs; changes nothing. Raises RpcError."""
+    """Ask the chain and return what differs; changes nothing. Raises RpcError, NotPossibleError for a lane in custody."""
+    if lane.in_custody:
+        raise NotPossibleError(
+            control.IN_CUSTODY, "There is no next nonce here to compare; a blocked lane is resumed."
+        )
     rpc = chains.connect(lane.chain)
     head = blocks.fetch_latest(rpc).number
     deep = max(0, head - max(foreign.DEPTH, lane.chain.confirmations))

@@ -19,6 +19,9 @@ DETAILS = {
     SubState.AUTHORIZING: "waits for an authorisation (EIP-7702): one of this address is under way, or its authority is busy",
     SubState.SIGNER_UNAVAILABLE: "waits for keyguard: the sender's key cannot sign at the moment",
     SubState.FEE_CAPPED: "waits for the market: its fee is above the ceiling of {ceiling} gwei per gas",
+    SubState.WITH_CUSTODY: "the custody of {lane.address} works on it, and gives its nonce",
+    SubState.AWAITING_APPROVAL: "waits for the custody's own people, who must approve it there",
+    SubState.CUSTODY_ALTERED: "waits for a person: the custody sent something else than it was asked; see the incident",
     SubState.NONCE_FOREIGN: "waits for a person: a transaction that is not ours used nonce {row.nonce}",
 }
 
@@ -31,7 +34,7 @@ def why(row: Transaction) -> str:
         verb = "executed" if row.state == TransactionState.COMPLETED else "ended"
         return f"{verb} {where}" + (f": {code}" if code else "")
     reason = SubState(row.sub_state)
-    if row.state in WAITING and row.lane.state == LaneState.BLOCKED:
+    if row.state in WAITING and row.state != TransactionState.SIGNING and row.lane.state == LaneState.BLOCKED:
         reason = SubState.LANE_BLOCKED
     if reason not in DETAILS:
         return str(reason.label) if reason else _progress(row)
@@ -45,6 +48,8 @@ def _progress(row: Transaction) -> str:
         depth = max(1, (row.chain.head_number or row.block_number) - row.block_number + 1)
         return f"waits for confirmations: {depth} of {row.chain.confirmations}, in block {row.block_number}"
     if row.state == TransactionState.BROADCASTING:
+        if row.lane.in_custody:
+            return f"sent by the custody with nonce {row.nonce}, waits for a block"
         sent = row.broadcast_at
         return (
             f"waits for a block since {sent:%H:%M:%S} UTC" if sent else "signed and committed, to be sent now"
@@ -52,7 +57,7 @@ def _progress(row: Transaction) -> str:
     return {
         TransactionState.QUEUED: "waits for its turn in the lane",
         TransactionState.PREPARING: "a worker asks the chain for gas and fees",
-        TransactionState.SIGNING: "a worker has it signed",
+        TransactionState.SIGNING: "the custody of its key has it",
         TransactionState.PENDING_APPROVAL: "waits for a person's approval",
     }.get(TransactionState(row.state), "waits for a worker to take it")
 

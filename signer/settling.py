@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from signer.models import Attempt, Transaction
 from signer.requests import WORKFLOW_SCOPE, Log, Receipt, TransactionRequest
 from signer.statements import update_each
-from signer.states import SubState, TransactionState, may_become
+from signer.states import AttemptState, SubState, TransactionState, may_become
 from workflows import CommandError, CommandResult, resolve_commands
 
 log = structlog.get_logger()
@@ -52,9 +52,41 @@ def end_taken(pk: UUID) -> bool:
         pk=pk, state=TransactionState.BROADCASTING, sub_state=SubState.NONCE_FOREIGN
     )
     error = {"code": "NONCE_USED_BY_STRANGER", "message": "a transaction that is not ours used its nonce"}
+    if given_by_custody := rows.filter(lane__in_custody=True).first():
+        end_given_up(given_by_custody, error)
+        return True
     ended = rows.update(state=TransactionState.FAILED, settled_at=Now(), error=error)
     tell_workflows([pk] if ended else [])
     return bool(ended)
+
+
+def end_altered(pk: UUID) -> bool:
+    """End a transaction as failed in whose place its custody sent something else; return whether it was one."""
+    rows = Transaction.objects.filter(
+        pk=pk, state=TransactionState.SIGNING, sub_state=SubState.CUSTODY_ALTERED
+    )
+    message = "the custody sent something else than it was asked, and a person gave it up"
+    error = {"code": "CUSTODY_SENT_SOMETHING_ELSE", "message": message}
+    ended = rows.update(state=TransactionState.FAILED, settled_at=Now(), error=error)
+    tell_workflows([pk] if ended else [])
+    return bool(ended)
+
+
+def end_given_up(row: Transaction, error: dict[str, str]) -> None:
+    """End a transaction that its custody sent and gave up, and whose nonce provably was used otherwise.
+
+    The nonce goes with it: the custody may have given it to the next one. Within the caller's guarded transaction.
+    """
+    rows = Transaction.objects.filter(
+        pk=row.pk, state=TransactionState.BROADCASTING, sub_state=SubState.NONCE_FOREIGN
+    )
+    state = TransactionState(row.noop_outcome or TransactionState.FAILED)
+    if rows.exists():
+        # The nonce can be taken from the row only when no attempt of it is left: see the triggers.
+        Attempt.objects.filter(transaction=row).update(state=AttemptState.VOID)
+        rows.update(state=state, nonce=None, sub_state="", settled_at=Now(), error=error)
+        log.info("transaction_settled", transaction=str(row.pk), state=state, code=error["code"])
+        tell_workflows([row.pk])
 
 
 def cancel_unbegun(pk: Any) -> bool:

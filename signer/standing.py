@@ -8,8 +8,8 @@ from django.db import transaction
 
 from signer.flights import Sky
 from signer.incidents import close_incident, open_incident
-from signer.models import Lane
-from signer.states import IncidentKind, LaneState
+from signer.models import Lane, Transaction
+from signer.states import IncidentKind, LaneState, TransactionState
 from workflows import Claim, guard
 
 log = structlog.get_logger()
@@ -55,6 +55,8 @@ def has_drained(held: Claim[Lane], sky: Sky) -> bool:
     """Pause a draining lane of which nothing is in flight any more; return whether that was so."""
     if held.row.state != LaneState.DRAINING or sky.count:
         return False
+    if Transaction.objects.filter(lane=held.row, state=TransactionState.SIGNING).exists():
+        return False  # with its custody, which may send it at any moment
     with transaction.atomic():
         guard(held)
         return move(held.row, LaneState.PAUSED, f"drained: {held.row.state_reason}")

@@ -24,7 +24,7 @@ class TransactionState(TextChoices):
 
 S = TransactionState
 
-# No nonce yet: whatever happens, nothing of it can be on a chain.
+# No nonce known yet. Of all but SIGNING nothing can be on a chain, whatever happens.
 WAITING = (S.RECEIVED, S.QUEUED, S.PREPARING, S.PENDING_APPROVAL, S.SIGNING)
 # With a nonce, and not final: the chain decides how it ends.
 IN_FLIGHT = (S.BROADCASTING, S.CONFIRMING)
@@ -45,6 +45,7 @@ TRANSITIONS: dict[TransactionState, frozenset[TransactionState]] = {
             S.QUEUED,  # the node did not answer, funds are short, or keyguard cannot sign at the moment
             S.PREPARING,  # taken again after its worker died
             S.PENDING_APPROVAL,  # keyguard asks people first
+            S.SIGNING,  # of a custody that sends by itself: committed before it is asked
             S.BROADCASTING,  # nonce, bytes and hash are committed
             S.FAILED,  # it would revert, no block has room for it, or keyguard refuses it; no nonce was used
             S.EXPIRED,
@@ -59,12 +60,22 @@ TRANSITIONS: dict[TransactionState, frozenset[TransactionState]] = {
             S.CANCELLED,
         }
     ),
-    S.SIGNING: frozenset(),  # of custody that signs and sends by itself, and has not said that it did
+    # The custody has it, or may have it: it is looked up by its id until one of these is known.
+    S.SIGNING: frozenset(
+        {
+            S.BROADCASTING,  # the custody names a hash, and a node shows that this is what was asked for
+            S.FAILED,  # the custody refused it or gave it up, and has sent nothing
+            S.EXPIRED,  # likewise, it was called off because valid_until had passed
+            S.CANCELLED,  # likewise, it was called off because a person cancelled it
+        }
+    ),
     S.BROADCASTING: frozenset(
         {
             S.CONFIRMING,  # an attempt has a receipt in a canonical block
             S.COMPLETED,  # ... and that block is deep enough already
-            S.FAILED,  # likewise, but it reverted, or the no-op that replaced it was mined
+            # likewise, but it reverted, or the no-op that replaced it was mined; or the custody that had sent it gave it
+            # up, and its nonce was provably used otherwise
+            S.FAILED,
             S.EXPIRED,  # likewise, the no-op was there because valid_until had passed
             S.CANCELLED,  # likewise, the no-op was there because a person cancelled it
             S.QUEUED,  # a stranger's transaction provably used its nonce: its own bytes can never be executed
@@ -119,6 +130,18 @@ class SubState(TextChoices):
     CANCELLING = "CANCELLING", "a no-op takes its nonce, because it was cancelled"
     CANCEL_LOST = "CANCEL_LOST", "the cancellation came too late: it was executed"
     REORGED = "REORGED", "its block was orphaned; sent again"
+    HANDING_OVER = "HANDING_OVER", "committed; the custody is being asked"
+    WITH_CUSTODY = "WITH_CUSTODY", "the custody works on it"
+    AWAITING_APPROVAL = "AWAITING_APPROVAL", "the custody's own people must approve it"
+    CUSTODY_SILENT = "CUSTODY_SILENT", "the custody does not answer; it is looked up again"
+    CUSTODY_SENT = "CUSTODY_SENT", "the custody says that it sent it; no node shows it yet"
+    CALLING_OFF = "CALLING_OFF", "the custody is asked to call it off"
+    CUSTODY_FORGOT = (
+        "CUSTODY_FORGOT",
+        "the custody knew it and knows it no longer; it is not handed over again",
+    )
+    CUSTODY_GAVE_UP = "CUSTODY_GAVE_UP", "the custody sent it and gave it up; it may still be executed"
+    CUSTODY_ALTERED = "CUSTODY_ALTERED", "the custody sent something else than it was asked"
 
 
 class TransactionKind(TextChoices):
@@ -129,9 +152,9 @@ class TransactionKind(TextChoices):
 
 class AttemptState(TextChoices):
     SIGNED = "SIGNED", "committed; not known to be in a pool"
-    SENT = "SENT", "accepted by a node"
+    SENT = "SENT", "accepted by a node, or sent by the custody"
     REJECTED = "REJECTED", "refused for good; replaced by a no-op"
-    VOID = "VOID", "can never be executed: a stranger's transaction used the nonce"
+    VOID = "VOID", "can never be executed: its nonce was used otherwise"
 
 
 class Purpose(TextChoices):
@@ -210,3 +233,4 @@ class IncidentKind(TextChoices):
     NODE_ANOMALY = "NODE_ANOMALY", "a node said something that cannot be true"
     UNKNOWN_ERROR = "UNKNOWN_ERROR", "a node refuses in words that no rule knows"
     INDEX_FAILED = "INDEX_FAILED", "a handler of events fails"
+    CUSTODY_ALTERED = "CUSTODY_ALTERED", "a custody sent something else than it was asked"

@@ -11,7 +11,7 @@ from django.utils import timezone
 import keyguard
 from signer import carrying
 from signer.chains import find_chain
-from signer.errors import IdempotencyConflictError
+from signer.errors import EnvelopeUnsupportedError, IdempotencyConflictError
 from signer.models import Lane, Transaction
 from signer.requests import TransactionRequest
 from signer.ringing import ring_lane_after_commit
@@ -68,6 +68,8 @@ def _store_load(row: Transaction, request: TransactionRequest) -> None:
 
 
 def _row(request: TransactionRequest, lane: Lane, key: str, scope: str, correlation_id: str) -> Transaction:
+    if lane.in_custody:
+        _require_plain(request)
     return Transaction(
         chain=lane.chain,
         lane=lane,
@@ -91,6 +93,15 @@ def _row(request: TransactionRequest, lane: Lane, key: str, scope: str, correlat
     )
 
 
+def _require_plain(request: TransactionRequest) -> None:
+    """Refuse what a custody would drop in silence: it makes its own kind of transaction."""
+    if request.blobs or request.authorizations or request.access_list or request.envelope:
+        raise EnvelopeUnsupportedError(
+            "the custody of the sender's key makes its own kind of transaction: no blobs, authorizations, access list "
+            "or envelope"
+        )
+
+
 def _lanes(senders: set[tuple[int, str]]) -> dict[tuple[int, str], Lane]:
     """Return the lane of each chain and sender. Raises UnknownChainError, KeyNotFoundError."""
     return {
@@ -104,7 +115,8 @@ def find_lane(chain_id: int, address: str) -> Lane:
     lanes = Lane.objects.select_related("chain")
     lane = lanes.filter(chain_id=chain_id, address=address).first()
     if lane is None:
-        lane, _ = lanes.get_or_create(chain=find_chain(chain_id), address=address)
+        own = {"in_custody": keyguard.broadcasts_itself(address)}
+        lane, _ = lanes.get_or_create(chain=find_chain(chain_id), address=address, defaults=own)
     return lane
 
 

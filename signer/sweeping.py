@@ -16,7 +16,8 @@ from django.db.models.functions import Now
 from signer import queue, routing
 from signer.models import Attempt, Chain, Endpoint, EventIndex, Lane, Transaction, WatchedContract
 from signer.ringing import ring_chain, ring_index, ring_lane, ring_probe
-from signer.states import IN_FLIGHT, WAITING, AttemptState, TransactionState, WatchedState
+from signer.settling import UNBEGUN
+from signer.states import IN_FLIGHT, AttemptState, TransactionState, WatchedState
 
 log = structlog.get_logger()
 
@@ -33,6 +34,7 @@ def sweep() -> None:
         waiting_lanes,
         unsent_lanes,
         overdue_lanes,
+        custody_lanes,
         watched_chains,
         indexed_chains,
         paused_endpoints,
@@ -54,11 +56,11 @@ def waiting_lanes() -> None:
     ago = Now() - timedelta(seconds=GRACE_SECONDS)
     free = _free_lanes().filter(Q(looked_at__isnull=True) | Q(looked_at__lt=ago))
     # Not by their age: created_at is the submitter's clock, which may be ahead of the database's.
-    waiting = Transaction.objects.filter(state__in=WAITING, lane__in=free)
+    waiting = Transaction.objects.filter(state__in=UNBEGUN, lane__in=free)
     lane_ids = list(waiting.order_by().values_list("lane_id", flat=True).distinct()[:LIMIT])
     for lane_id in lane_ids:
         # Redis may have lost the lane's queue; it is only a count for people, but a true one.
-        oldest = Transaction.objects.filter(lane_id=lane_id, state__in=WAITING).order_by("created_at")[:LIMIT]
+        oldest = Transaction.objects.filter(lane_id=lane_id, state__in=UNBEGUN).order_by("created_at")[:LIMIT]
         entries = [(pk, at.timestamp()) for pk, at in oldest.values_list("pk", "created_at")]
         queue.replace_oldest(lane_id, entries)
         ring_lane(lane_id)
@@ -82,6 +84,14 @@ def overdue_lanes() -> None:
     overdue = Q(broadcast_at__lt=ago) | Q(valid_until__lt=Now()) | Q(noop_outcome__gt="")
     lanes = _open_lanes().filter(overdue, Q(lane__looked_at__isnull=True) | Q(lane__looked_at__lt=looked_ago))
     _ring_lanes(lanes.distinct()[:LIMIT])
+
+
+def custody_lanes() -> None:
+    """Lanes of which something is with the custody of their key, and it is time to ask how that stands."""
+    with_custody = [TransactionState.SIGNING, TransactionState.BROADCASTING]
+    free = _free_lanes().filter(in_custody=True)
+    due = Transaction.objects.filter(state__in=with_custody, lane__in=free, look_at__lte=Now())
+    _ring_lanes(due.order_by().values_list("lane_id", flat=True).distinct()[:LIMIT])
 
 
 def watched_chains() -> None:
@@ -119,7 +129,9 @@ def _free_lanes() -> QuerySet[Lane]:
 
 
 def _open_lanes() -> "QuerySet[Transaction, UUID]":
-    rows = Transaction.objects.filter(state=TransactionState.BROADCASTING, lane__in=_free_lanes())
+    """Of what was sent from here: what a custody sent is the custody's to send again."""
+    free = _free_lanes().filter(in_custody=False)
+    rows = Transaction.objects.filter(state=TransactionState.BROADCASTING, lane__in=free)
     return rows.order_by().values_list("lane_id", flat=True)
 
 

@@ -68,6 +68,7 @@ def present(lane: Any) -> dict[str, Any]:
         "address": lane.address,
         "state": lane.state,
         "state_reason": lane.state_reason,
+        "in_custody": lane.in_custody,
         "next_nonce": lane.next_nonce,
         "in_flight": lane.in_flight,
         "in_flight_cap": lane.in_flight_cap or lane.chain.max_in_flight,

@@ -270,7 +270,7 @@ class Transaction(Schema):
     to: str | None
     value: str
     data: str
-    nonce: int | None
+    nonce: int | None = Field(description="null: not given yet; by a custody, not until it has sent it")
     hash: str | None
     envelope: str = Field(description="legacy, access_list, dynamic_fee, blob or set_code")
     access_list: list[AccessListItem] | None
@@ -296,7 +296,8 @@ class Lane(Schema):
     address: str
     state: str
     state_reason: str
-    next_nonce: int | None
+    in_custody: bool = Field(description="the custody of its key gives the nonces, offers the fees and sends")
+    next_nonce: int | None = Field(description="null: not known yet, or given by the custody")
     in_flight: int
     in_flight_cap: int
     waiting: int

@@ -334,7 +334,10 @@ def intervene(
 
 @router.post("/transactions/{uuid:transaction_id}/cancel", summary="Have it not executed", **ACTING)
 def cancel(request: HttpRequest, transaction_id: UUID, payload: Word) -> HttpResponse:
-    """Cancel a transaction: at once before it has a nonce, else by a no-op at its nonce. The chain decides which wins."""
+    """Cancel a transaction: at once before it has a nonce, else by a no-op at its nonce. The chain decides which wins.
+
+    One that a custody has (SIGNING) is called off by the custody where that can, unless it has been sent.
+    """
     return intervene(request, transaction_id, payload, cancel_transaction)
 
 
@@ -355,5 +358,8 @@ def requeue(request: HttpRequest, transaction_id: UUID, payload: Word) -> HttpRe
 
 @router.post("/transactions/{uuid:transaction_id}/give-up", summary="End it as failed", **ACTING)
 def give_up(request: HttpRequest, transaction_id: UUID, payload: Word) -> HttpResponse:
-    """Fail a transaction whose nonce a stranger's provably used (sub_state NONCE_FOREIGN)."""
+    """Fail a transaction whose nonce a stranger's provably used (sub_state NONCE_FOREIGN).
+
+    Or one in whose place its custody sent something else (sub_state CUSTODY_ALTERED).
+    """
     return intervene(request, transaction_id, payload, give_up_transaction)

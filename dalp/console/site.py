@@ -49,6 +49,7 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
     "Keys": [
         ("Keys", "key", "admin:keyguard_key_changelist"),
         ("Signing records", "signature", "admin:keyguard_signingrecord_changelist"),
+        ("Hand-overs to custodies", "handshake", "admin:keyguard_handover_changelist"),
         ("Key-encryption keys", "enhanced_encryption", "admin:keyguard_kek_changelist"),
         ("Allowed delegates", "supervisor_account", "admin:keyguard_alloweddelegate_changelist"),
     ],

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from keyguard.backends.database import DatabaseBackend
+from keyguard.custodians import CUSTODIANS
 from keyguard.errors import BackendUnknownError
 from keyguard.models import Key
 
@@ -30,6 +31,10 @@ BACKENDS: dict[str, type[Backend]] = {"database": DatabaseBackend}
 
 def backend_of(name: str) -> Backend:
     """Return the backend of this name, or raise BackendUnknownError."""
+    if name in CUSTODIANS:
+        raise BackendUnknownError(
+            f"{name[:20]!r} is a custody that signs and sends by itself; it gives no signatures"
+        )
     if name not in BACKENDS:
         raise BackendUnknownError(f"backend {name[:20]!r}: not one of {', '.join(sorted(BACKENDS))}")
     return BACKENDS[name]()

@@ -21,6 +21,8 @@ from signer.states import LaneState, SubState, TransactionState
 from workflows import WorkflowError
 from workflows.admin.acting import Acting, ReasonForm, row_at
 
+LOST_ITS_NONCE = {"state": TransactionState.BROADCASTING, "sub_state": SubState.NONCE_FOREIGN}
+
 
 class RefusedError(WorkflowError):
     """The signer's refusal, as the form shows it."""
@@ -88,10 +90,21 @@ def _wei(amount: Decimal) -> int:
 class LaneActs(Acting):
     """Pause, drain, resume, compare with the chain, send again."""
 
-    actions_detail = ("pause", "drain", "resume", "resync", "resend")
+    actions_detail = (
+        "pause",
+        "drain",
+        "resume",
+        "resync",
+        "resend",
+    )  # the last two: not of a lane in custody
 
     def has_operate_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         return bool(request.user.has_perm("signer.change_lane"))
+
+    def has_nonces_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        """Whether there are nonces and bytes here to see to: a custody's are its own."""
+        own = row_at(Lane, object_id).filter(in_custody=False)
+        return self.has_operate_permission(request) and own.exists()
 
     def _may(self, request: HttpRequest, object_id: Any, *states: LaneState) -> bool:
         return (
@@ -128,7 +141,7 @@ class LaneActs(Acting):
         act = on(Lane, control.resume_lane)
         return self.ask(request, object_id, "Resume the lane", text, act, facts=facts)
 
-    @action(description="Compare with the chain", url_path="resync", icon="sync", permissions=["operate"])
+    @action(description="Compare with the chain", url_path="resync", icon="sync", permissions=["nonces"])
     def resync(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Show what differs between lane and chain, and correct the next nonce when it is confirmed."""
         lane = self.row(request, object_id)
@@ -153,7 +166,7 @@ class LaneActs(Acting):
         act = on(Lane, resync.resync_lane)
         return self.ask(request, object_id, "Compare with the chain, and correct", text, act, facts=facts)
 
-    @action(description="Send again", url_path="resend", icon="redo", permissions=["operate"])
+    @action(description="Send again", url_path="resend", icon="redo", permissions=["nonces"])
     def resend(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Have committed bytes sent again."""
         text = "The same bytes of what is out are sent again now. Nothing is signed anew, so nothing can be executed twice."
@@ -171,27 +184,33 @@ class TransactionActs(Acting):
         return allowed and row_at(Transaction, object_id).filter(**where).exists()
 
     def has_cancel_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
-        return self._may(request, object_id, settled_at__isnull=True, noop_outcome="") and not self._may(
-            request, object_id, state=TransactionState.CONFIRMING
+        return (
+            self._may(request, object_id, settled_at__isnull=True, noop_outcome="")
+            and not self._may(request, object_id, state=TransactionState.CONFIRMING)
+            and not self._may(request, object_id, state=TransactionState.BROADCASTING, lane__in_custody=True)
         )
 
     def has_speed_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
-        return self._may(request, object_id, state=TransactionState.BROADCASTING)
+        return self._may(request, object_id, state=TransactionState.BROADCASTING, lane__in_custody=False)
 
     def has_foreign_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
-        return self._may(
-            request, object_id, state=TransactionState.BROADCASTING, sub_state=SubState.NONCE_FOREIGN
+        return self._may(request, object_id, **LOST_ITS_NONCE, lane__in_custody=False)
+
+    def has_give_up_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        return self._may(request, object_id, **LOST_ITS_NONCE) or self._may(
+            request, object_id, state=TransactionState.SIGNING, sub_state=SubState.CUSTODY_ALTERED
         )
 
     @action(description="Cancel", url_path="cancel", icon="cancel", permissions=["cancel"])
     def cancel(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Have it not executed."""
         row = self.row(request, object_id)
-        text = (
-            "It has no nonce yet: it is cancelled at once."
-            if row.nonce is None
-            else "A transaction that does nothing is offered at its nonce. The chain decides which of the two it takes."
-        )
+        if row.state == TransactionState.SIGNING:
+            text = "Its custody is asked to call it off. If it has been sent by then, it is executed."
+        elif row.nonce is None:
+            text = "It has no nonce yet: it is cancelled at once."
+        else:
+            text = "A transaction that does nothing is offered at its nonce. The chain decides which of the two it takes."
         act, facts = on(Transaction, control.cancel_transaction), [("Now", why(row))]
         return self.ask(request, object_id, "Cancel the transaction", text, act, danger=True, facts=facts)
 
@@ -216,9 +235,11 @@ class TransactionActs(Acting):
             request, object_id, "Give it another nonce", text, on(Transaction, control.requeue_transaction)
         )
 
-    @action(description="Give it up", url_path="give-up", icon="block", permissions=["foreign"])
+    @action(description="Give it up", url_path="give-up", icon="block", permissions=["give_up"])
     def give_up(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """End it as failed."""
         text = "It ends as failed, and the run that asked for it is told so. It was never executed."
+        if self.row(request, object_id).sub_state == SubState.CUSTODY_ALTERED:
+            text = "It ends as failed, and the run that asked for it is told so. What its custody sent instead, stays as it is."
         act = on(Transaction, control.give_up_transaction)
         return self.ask(request, object_id, "Give the transaction up", text, act, danger=True)

@@ -25,14 +25,14 @@ class LaneAdmin(LaneActs, MoneyCells, Shown, ReadOnly, ModelAdmin):  # type: ign
     """Who sends, how far it is, and what holds it up."""
 
     list_display = (
-        "shown_lane", "shown_state", "blocked", "next_nonce", "in_flight", "waiting", "oldest", "shown_money",
+        "shown_lane", "shown_state", "blocked", "shown_next_nonce", "in_flight", "waiting", "oldest", "shown_money",
     )  # fmt: skip
     list_filter = ("state", LowFilter, "chain")
     list_select_related = ("chain", "money")
     search_fields = ("address__iexact", "id__iexact")
     search_help_text = "address, lane id"
     fieldsets = (
-        ("Now", {"fields": ("shown_state", "blocked", "next_nonce", "in_flight", "waiting", "oldest")}),
+        ("Now", {"fields": ("shown_state", "blocked", "shown_next_nonce", "in_flight", "waiting", "oldest")}),
         (
             "Money",
             {"fields": ("shown_balance", "shown_lasts", "shown_spent", "shown_threshold", "shown_top_up")},
@@ -56,6 +56,12 @@ class LaneAdmin(LaneActs, MoneyCells, Shown, ReadOnly, ModelAdmin):  # type: ign
     @display(description="Stands because")
     def blocked(self, lane: Lane) -> str:
         return alarm(lane.state_reason) if lane.state == LaneState.BLOCKED else lane.state_reason or "-"
+
+    @display(description="Next nonce", ordering="next_nonce")
+    def shown_next_nonce(self, lane: Lane) -> str:
+        if lane.in_custody:
+            return "given by the custody"
+        return "-" if lane.next_nonce is None else str(lane.next_nonce)
 
     @display(description="Oldest waits for", ordering="oldest_at")
     def oldest(self, lane: Any) -> str:

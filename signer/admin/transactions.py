@@ -60,7 +60,7 @@ class AttemptInline(AttemptCells, ReadOnly, TabularInline):  # type: ignore[misc
 class TransactionAdmin(TransactionActs, Shown, ReadOnly, ModelAdmin):  # type: ignore[misc]
     """Every transaction, newest first."""
 
-    list_display = ("shown_name", "shown_state", "shown_why", "age", "shown_from", "nonce")
+    list_display = ("shown_name", "shown_state", "shown_why", "age", "shown_from", "shown_nonce")
     list_filter = ("state", "sub_state", "chain", "kind")
     list_per_page = 50
     search_fields = ("id",)
@@ -85,7 +85,7 @@ class TransactionAdmin(TransactionActs, Shown, ReadOnly, ModelAdmin):  # type: i
                 )
             },
         ),
-        ("Where", {"fields": ("shown_chain", "shown_lane", "nonce", "shown_winner", "shown_block")}),
+        ("Where", {"fields": ("shown_chain", "shown_lane", "shown_nonce", "shown_winner", "shown_block")}),
         (
             "Who asked",
             {
@@ -186,6 +186,12 @@ class TransactionAdmin(TransactionActs, Shown, ReadOnly, ModelAdmin):  # type: i
     @display(description="Lane")
     def shown_lane(self, row: Transaction) -> str:
         return to_lane(row.lane)
+
+    @display(description="Nonce", ordering="nonce")
+    def shown_nonce(self, row: Transaction) -> str:
+        if row.nonce is not None:
+            return str(row.nonce)
+        return "given by the custody" if row.lane.in_custody and row.state not in FINAL else "-"
 
     @display(description="To")
     def shown_to(self, row: Transaction) -> str:

@@ -24,11 +24,13 @@ from workflows import Leased, uuid7
 
 
 class Lane(Leased):
-    """The nonces of one address on one chain, given out by one worker at a time."""
+    """The nonces of one address on one chain, given out by one worker at a time, or by the custody of its key."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     chain = models.ForeignKey(Chain, on_delete=models.PROTECT, related_name="lanes")
     address = models.CharField(max_length=42)
+    # The custody of its key gives the nonces, offers the fees and sends; here it is only asked, followed and checked.
+    in_custody = models.BooleanField(default=False)
     next_nonce = models.BigIntegerField(null=True, blank=True)  # unknown until the chain was asked once
     first_nonce = models.BigIntegerField(null=True, blank=True)  # all below were used before us, or by others
     state = models.CharField(max_length=10, choices=LaneState, default=LaneState.ACTIVE)
@@ -81,7 +83,8 @@ class Transaction(models.Model):
     error = models.JSONField(null=True, blank=True)
     # What a person asked for: {} to be raised now, or the fees to offer; NULL when there is nothing to do.
     speed_up = models.JSONField(null=True, blank=True)
-    # What it becomes when a no-op at its nonce is mined instead of it: FAILED, EXPIRED or CANCELLED; blank: none is wanted.
+    # What it becomes when a no-op at its nonce is mined instead of it, or its custody calls it off: FAILED, EXPIRED or
+    # CANCELLED; blank: none of it is wanted.
     noop_outcome = models.CharField(max_length=20, choices=TransactionState, default="", blank=True)
     winner = models.ForeignKey("Attempt", on_delete=models.PROTECT, null=True, blank=True, related_name="+")
     block_number = models.BigIntegerField(null=True, blank=True)
@@ -91,12 +94,14 @@ class Transaction(models.Model):
     # Of the attempts together, for the sums over a lane: the most it can take from the balance and from a block.
     reserved_wei = WeiField(default=0)
     reserved_gas = models.BigIntegerField(default=0)
-    # Since when a node may have it: the instant at which its first bytes were committed.
+    # Since when a node may have it: the instant at which its first bytes were committed, or handing it over was.
     broadcast_at = models.DateTimeField(null=True, blank=True)
     # The number of its next first attempt: above 0 when earlier ones became void.
     next_seq = models.PositiveIntegerField(default=0)
-    # When its lane has to see to it again; NULL before it has a nonce.
+    # When its lane has to see to it again; NULL before anything of it can be on a chain.
     look_at = models.DateTimeField(null=True, blank=True)
+    # How often in a row its custody had nothing new to say: the next look comes later.
+    vain_looks = models.PositiveSmallIntegerField(default=0)
     settled_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -144,7 +149,7 @@ class Transaction(models.Model):
             models.Index(
                 fields=["lane", "look_at"],
                 name="signer_transaction_due",
-                condition=Q(state=TransactionState.BROADCASTING),
+                condition=Q(state__in=[TransactionState.SIGNING, TransactionState.BROADCASTING]),
             ),
             models.Index(
                 fields=["valid_until"],
@@ -174,7 +179,11 @@ class Transaction(models.Model):
 
 
 class Attempt(models.Model):
-    """Signed bytes that may be, or may have been, sent. Committed before a node sees them."""
+    """Signed bytes that may be, or may have been, sent. Committed before a node sees them.
+
+    Or what a custody has sent by itself, committed once a node shows it: its bytes are the custody's and never here, so
+    nothing of it can be sent again from here.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     transaction = models.ForeignKey(Transaction, on_delete=models.PROTECT, related_name="attempts")
@@ -189,9 +198,9 @@ class Attempt(models.Model):
     )  # a no-op in a blob transaction's place carries one, too
     gas_limit = models.BigIntegerField()
     value = WeiField()
-    raw = models.BinaryField()
+    raw = models.BinaryField(default=b"")  # empty: the custody sent it and has the bytes
     hash = models.CharField(max_length=66)
-    epoch = models.BigIntegerField()  # of the lane, when it was signed
+    epoch = models.BigIntegerField()  # of the lane, when it was signed or seen
     state = models.CharField(max_length=10, choices=AttemptState, default=AttemptState.SIGNED)
     send_count = models.PositiveIntegerField(default=0)
     first_sent_at = models.DateTimeField(null=True, blank=True)

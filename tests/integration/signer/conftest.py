@@ -9,6 +9,7 @@ from dalp.local.servers import AnvilServer
 
 if TYPE_CHECKING:
     from tests.integration.signer.coins import Coins
+    from tests.integration.signer.custody_server import CustodyServer
     from tests.integration.signer.lying_node import LyingNode
     from tests.integration.signer.stage import Stage
 
@@ -72,3 +73,19 @@ def coins(manual: "Stage") -> "Coins":
 
     Chain.objects.update(confirmations=3)
     return Coins(manual)
+
+
+@pytest.fixture
+def custody(stage: "Stage", monkeypatch: pytest.MonkeyPatch) -> Iterator["CustodyServer"]:
+    """A custody that sends by itself, on the chain of `stage`; it has money, and its key has the alias "vault"."""
+    import keyguard
+    from keyguard import custodians
+    from tests.integration.signer.custody_server import CustodyServer, HttpCustodian
+    from tests.integration.signer.stage import RICH
+
+    server = CustodyServer(stage.anvil)
+    stage.rpc("anvil_setBalance", server.address, RICH)
+    monkeypatch.setitem(custodians.CUSTODIANS, "custody", lambda: HttpCustodian(server))
+    keyguard.bind_key("vault", "custody", "vault-1")
+    yield server
+    server.stop()

@@ -27,6 +27,7 @@ from signer import (
     submit_transaction,
     watching,
 )
+from signer.custody import asking, handing
 from signer.models import Attempt, Lane
 from signer.states import IN_FLIGHT
 
@@ -136,7 +137,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, name: str, times: int = 1, passed:
         if reached == name and passed <= next(reached_so_far) < passed + times:
             raise Crash(name)
 
-    for module in (granting, replacing, sending, watching):
+    for module in (granting, replacing, sending, watching, handing, asking):
         monkeypatch.setattr(module, "crashpoint", crashpoint)
 
 

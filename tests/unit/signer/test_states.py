@@ -5,7 +5,7 @@ from signer.states import FINAL, IN_FLIGHT, TRANSITIONS, WAITING, TransactionSta
 
 def test_every_state_is_in_the_table_and_final_ones_lead_nowhere() -> None:
     assert set(TRANSITIONS) == set(TransactionState)
-    assert {state for state, targets in TRANSITIONS.items() if not targets} == {*FINAL, "SIGNING"}
+    assert {state for state, targets in TRANSITIONS.items() if not targets} == set(FINAL)
     assert {*WAITING, *IN_FLIGHT, *FINAL} == set(TransactionState)
 
 
@@ -14,8 +14,13 @@ def test_only_what_a_stranger_made_impossible_goes_back_to_where_a_nonce_is_give
     assert back == {"BROADCASTING": {"QUEUED"}, "CONFIRMING": set()}
 
 
-def test_a_nonce_is_given_in_one_place_only() -> None:
-    assert [state for state in may_become(TransactionState.BROADCASTING) if state in WAITING] == ["PREPARING"]
+def test_a_nonce_is_given_in_one_place_here_and_learnt_from_a_custody_in_another() -> None:
+    first = [state for state in may_become(TransactionState.BROADCASTING) if state in WAITING]
+    assert first == ["PREPARING", "SIGNING"]
+
+
+def test_what_a_custody_may_have_never_goes_back_to_where_it_would_be_begun_anew() -> None:
+    assert TRANSITIONS[TransactionState.SIGNING] & set(WAITING) == set()
 
 
 def test_completed_is_reached_only_from_the_chain() -> None:
