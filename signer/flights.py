@@ -122,9 +122,15 @@ def load_due(lane: Lane, sky: Sky, besides: Collection[UUID] = ()) -> list[Fligh
     if sky.head_nonce is None:
         return []
     still_open = Transaction.objects.filter(lane=lane, state=TransactionState.BROADCASTING)
-    unsent = Attempt.objects.filter(state=AttemptState.SIGNED, transaction__in=still_open)
-    due = Q(nonce=sky.head_nonce) | Q(look_at__lte=Now()) | Q(pk__in=unsent.values("transaction_id"))
-    rows = list(still_open.filter(due).exclude(pk__in=besides).order_by("nonce").defer("data"))
+    unsent = Attempt.objects.filter(
+        state=AttemptState.SIGNED, transaction__lane=lane, transaction__state=TransactionState.BROADCASTING
+    ).exclude(transaction__in=besides)
+    # Three small indexes; one condition with OR would look at all that is in flight.
+    head = still_open.filter(nonce=sky.head_nonce).order_by()
+    late = still_open.filter(look_at__lte=Now()).order_by()
+    due = head.values("pk").union(late.values("pk"), unsent.order_by().values("transaction_id"))
+    ids = {found["pk"] for found in due} - set(besides)
+    rows = list(still_open.filter(pk__in=ids).order_by("nonce").defer("data"))
     attempts: dict[Any, list[Attempt]] = {}
     for attempt in attempts_of(rows):
         attempts.setdefault(attempt.transaction_id, []).append(attempt)

@@ -58,6 +58,8 @@ STANDSTILL = {
     LaneState.PAUSED: SubState.LANE_PAUSED,
     LaneState.DRAINING: SubState.LANE_PAUSED,
 }
+# From where a nonce may be given. PREPARING is written only while a node is asked about the transaction itself.
+UNSIGNED = [TransactionState.RECEIVED, TransactionState.QUEUED, TransactionState.PREPARING]
 # What may hold a lane back for long, and is told of when it does.
 MONEY = {SubState.INSUFFICIENT_FUNDS: IncidentKind.LOW_BALANCE, SubState.FEE_CAPPED: IncidentKind.FEE_CAPPED}
 
@@ -86,7 +88,8 @@ def grant(work: Work, sky: Sky) -> bool:
     candidates, late, nonces = _with_authorities(work, candidates)
     if not candidates:
         return bool(late)
-    take(work, candidates)
+    if any(row.simulate for row in candidates):
+        take(work, candidates)
     admission = _ask_and_decide(work, candidates, sky)
     write_down(work, candidates, admission)
     crashpoint("signer.prepared")
@@ -102,10 +105,13 @@ def grant(work: Work, sky: Sky) -> bool:
     sending.finish(work)
     if len(attempts) == BATCH_SIZE:  # most likely more are waiting
         sending.begin(work, attempts)
-    else:
-        sending.send_and_record(work, attempts, "signer.sent")
-    if attempts or admission.refused or admission.unclear:
         return True
+    all_taken = sending.send_and_record(work, attempts, "signer.sent")
+    if admission.refused or admission.unclear or not all_taken:
+        return True
+    if attempts:
+        # None were left behind: what comes meanwhile is seen after the release (`Drain.missed_something`).
+        return len(candidates) == room or len(attempts) < len(candidates)
     work.full_at = sky.count if admission.why == SubState.LANE_FULL else None
     return hold(work, admission.why)
 
@@ -138,7 +144,7 @@ def _with_authorities(
 
 
 def take(work: Work, candidates: Sequence[Transaction]) -> None:
-    """Say that a worker is at them."""
+    """Say that a worker is at them, and that it may take a while."""
     with transaction.atomic():
         guard(work.held)
         rows: dict[UUID, tuple[()]] = {row.pk: () for row in candidates}
@@ -307,7 +313,7 @@ def _commit(work: Work, admission: Admission, attempts: Sequence[Attempt], sky: 
             Transaction,
             ("nonce", "reserved_wei", "reserved_gas"),
             rows,
-            states=[TransactionState.PREPARING],
+            states=UNSIGNED,
             state=TransactionState.BROADCASTING,
             sub_state="",
             broadcast_at=now,

@@ -50,6 +50,7 @@ def recheck(held: Claim[Chain], rpc: Rpc) -> None:
 def tell_of_deep_reorg(chain: Chain, orphans: list[str]) -> None:
     """Open an incident about settled transactions of orphaned blocks, if there are any. Joins the caller's transaction."""
     rows = Transaction.objects.filter(chain=chain, block_hash__in=orphans, state__in=FINAL)
+    rows = rows.filter(block_number__isnull=False)  # says that the index of the settled ones has them
     for number, block_hash in (
         rows.order_by("block_number").values_list("block_number", "block_hash").distinct()
     ):

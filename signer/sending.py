@@ -82,12 +82,16 @@ def _outcome(attempt: Attempt, answer: Any, rules: Sequence[Rule]) -> Outcome:
     return Outcome(attempt, ACCEPTED, reported="" if is_right else str(answer)[:80])
 
 
-def send_and_record(work: Work, attempts: Sequence[Attempt], sent_point: str) -> None:
-    """Send committed attempts, write down what the node said, and have somebody look for the receipts."""
+def send_and_record(work: Work, attempts: Sequence[Attempt], sent_point: str) -> bool:
+    """Send committed attempts, write down what the node said, and have somebody look for the receipts.
+
+    Returns whether it took all of them.
+    """
     if not attempts:
-        return
+        return True
     outcomes = send(work.rpc, attempts, error_rules.of_chain(work.chain.pk))
     _said(work, outcomes, sent_point)
+    return all(outcome.refusal is ACCEPTED for outcome in outcomes)
 
 
 def begin(work: Work, attempts: Sequence[Attempt]) -> None:

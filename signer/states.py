@@ -34,12 +34,17 @@ TRANSITIONS: dict[TransactionState, frozenset[TransactionState]] = {
     S.RECEIVED: frozenset(
         {
             S.QUEUED,  # the lane looked at it and has no room, funds or node for it now
-            S.PREPARING,  # the lane takes it
+            S.PREPARING,  # the lane takes it, and first asks a node or a custody about it
+            S.PENDING_APPROVAL,  # this and the next two as from PREPARING: there was nothing to ask
+            S.BROADCASTING,
+            S.FAILED,
             S.EXPIRED,  # valid_until passed; no nonce was used
             S.CANCELLED,  # whoever asked for it no longer wants it
         }
     ),
-    S.QUEUED: frozenset({S.PREPARING, S.EXPIRED, S.CANCELLED}),  # as from RECEIVED
+    S.QUEUED: frozenset(  # as from RECEIVED; to itself for another reason
+        {S.QUEUED, S.PREPARING, S.PENDING_APPROVAL, S.BROADCASTING, S.FAILED, S.EXPIRED, S.CANCELLED}
+    ),
     S.PREPARING: frozenset(
         {
             S.QUEUED,  # the node did not answer, funds are short, or keyguard cannot sign at the moment

@@ -57,8 +57,9 @@ class Transaction(models.Model):
     """One intent, executed at most once. Its nonce, once given, is its own for ever."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    chain = models.ForeignKey(Chain, on_delete=models.PROTECT, related_name="transactions")
-    lane = models.ForeignKey(Lane, on_delete=models.PROTECT, related_name="transactions")
+    # Each index is written at every change of state: what a constraint or a partial index begins with has none beside.
+    chain = models.ForeignKey(Chain, on_delete=models.PROTECT, related_name="transactions", db_index=False)
+    lane = models.ForeignKey(Lane, on_delete=models.PROTECT, related_name="transactions", db_index=False)
     kind = models.CharField(max_length=12, choices=TransactionKind)
     state = models.CharField(max_length=20, choices=TransactionState, default=TransactionState.RECEIVED)
     sub_state = models.CharField(max_length=20, choices=SubState, default=SubState.NONE, blank=True)
@@ -86,7 +87,9 @@ class Transaction(models.Model):
     # What it becomes when a no-op at its nonce is mined instead of it, or its custody calls it off: FAILED, EXPIRED or
     # CANCELLED; blank: none of it is wanted.
     noop_outcome = models.CharField(max_length=20, choices=TransactionState, default="", blank=True)
-    winner = models.ForeignKey("Attempt", on_delete=models.PROTECT, null=True, blank=True, related_name="+")
+    winner = models.ForeignKey(
+        "Attempt", on_delete=models.PROTECT, null=True, blank=True, related_name="+", db_index=False
+    )
     block_number = models.BigIntegerField(null=True, blank=True)
     block_hash = models.CharField(max_length=66, default="", blank=True)
     # Microseconds of the submitting process: the order in which nonces are given. Ids only sort by millisecond.
@@ -186,7 +189,9 @@ class Attempt(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    transaction = models.ForeignKey(Transaction, on_delete=models.PROTECT, related_name="attempts")
+    transaction = models.ForeignKey(
+        Transaction, on_delete=models.PROTECT, related_name="attempts", db_index=False
+    )
     seq = models.PositiveIntegerField()
     purpose = models.CharField(max_length=10, choices=Purpose, default=Purpose.PAYLOAD)
     nonce = models.BigIntegerField()

@@ -16,7 +16,7 @@ def test_only_what_a_stranger_made_impossible_goes_back_to_where_a_nonce_is_give
 
 def test_a_nonce_is_given_in_one_place_here_and_learnt_from_a_custody_in_another() -> None:
     first = [state for state in may_become(TransactionState.BROADCASTING) if state in WAITING]
-    assert first == ["PREPARING", "SIGNING"]
+    assert first == ["RECEIVED", "QUEUED", "PREPARING", "SIGNING"]
 
 
 def test_what_a_custody_may_have_never_goes_back_to_where_it_would_be_begun_anew() -> None:
