@@ -22,7 +22,8 @@ from benchmarks.stage import CONCURRENCY, POOL, Stage
 from dalp.local.processes import wait_until
 from dalp.local.servers import AnvilServer, start_anvil
 from keyguard import create_key, find_key
-from signer import Transaction, TransactionRequest, TransactionState, register_chain, submit_transactions
+from signer import Transaction, TransactionRequest, register_chain, submit_transactions
+from signer.states import IN_FLIGHT, WAITING
 
 BATCH = 100
 BLOCK_SECONDS = 1
@@ -84,7 +85,7 @@ def send_durably(stage: Stage, count: int, keys: Sequence[str], batch: int = BAT
             submit_transactions(requests[start : start + batch], scope=label)
         submitted = time.perf_counter()
         wait_until(
-            lambda: not ours.exclude(state=TransactionState.COMPLETED).exists(),
+            lambda: not Transaction.objects.filter(chain_id=chain_id, state__in=(*WAITING, *IN_FLIGHT)).exists(),
             TIMEOUT_SECONDS,
             every=0.05,
             what="all transactions are COMPLETED",
