@@ -85,7 +85,9 @@ def send_durably(stage: Stage, count: int, keys: Sequence[str], batch: int = BAT
             submit_transactions(requests[start : start + batch], scope=label)
         submitted = time.perf_counter()
         wait_until(
-            lambda: not Transaction.objects.filter(chain_id=chain_id, state__in=(*WAITING, *IN_FLIGHT)).exists(),
+            lambda: (
+                not Transaction.objects.filter(chain_id=chain_id, state__in=(*WAITING, *IN_FLIGHT)).exists()
+            ),
             TIMEOUT_SECONDS,
             every=0.05,
             what="all transactions are COMPLETED",

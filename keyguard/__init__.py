@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from keyguard.keys import bind_key as bind_key
     from keyguard.keys import create_key as create_key
     from keyguard.keys import find_key as find_key
+    from keyguard.keys import find_keys as find_keys
     from keyguard.keys import import_key as import_key
     from keyguard.redaction import scrub as scrub_secrets
     from keyguard.signing import SignedTransaction as SignedTransaction
@@ -71,6 +72,7 @@ _LAZY = {
     "custody_status": ("keyguard.handing_over", "custody_status"),
     "disallow_delegate": ("keyguard.delegates", "disallow_delegate"),
     "find_key": ("keyguard.keys", "find_key"),
+    "find_keys": ("keyguard.keys", "find_keys"),
     "hand_over": ("keyguard.handing_over", "hand_over"),
     "import_key": ("keyguard.keys", "import_key"),
     "plan_hand_overs": ("keyguard.handing_over", "plan_hand_overs"),
@@ -109,6 +111,7 @@ __all__ = [
     "custody_status",
     "disallow_delegate",
     "find_key",
+    "find_keys",
     "hand_over",
     "import_key",
     "plan_hand_overs",

@@ -1,7 +1,7 @@
 """Making, importing, finding and suspending keys. The only module that changes a key's state."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from uuid import UUID
 
 import structlog
@@ -70,14 +70,30 @@ def bind_key(alias: str, backend: str, reference: str) -> Key:
 
 def find_key(alias_or_address: str) -> Key:
     """Return the key that has this alias or address. Raises KeyNotFoundError."""
+    return find_keys([alias_or_address])[alias_or_address]
+
+
+def find_keys(names: Collection[str]) -> dict[str, Key]:
+    """Return the keys by the aliases or addresses that they are asked for by. Raises KeyNotFoundError."""
+    addresses = {name: _address(name) for name in names}
+    wanted = Q(address__in=[address for address in addresses.values() if address])
+    wanted |= Q(alias__in=[name for name, address in addresses.items() if address is None])
+    keys = list(Key.objects.filter(wanted))
+    by_address, by_alias = {key.address: key for key in keys}, {key.alias: key for key in keys}
+    found = {}
+    for name, address in addresses.items():
+        key = by_address.get(address) if address else by_alias.get(name)
+        if key is None:
+            raise KeyNotFoundError(f"no key has the alias or address {name[:64]!r}")
+        found[name] = key
+    return found
+
+
+def _address(name: str) -> str | None:
     try:
-        where = Q(address=checked_address(alias_or_address, "address"))
+        return checked_address(name, "address")
     except AddressInvalidError:
-        where = Q(alias=alias_or_address)
-    key = Key.objects.filter(where).first()
-    if key is None:
-        raise KeyNotFoundError(f"no key has the alias or address {alias_or_address[:64]!r}")
-    return key
+        return None
 
 
 def suspend_key(key_id: UUID, reason: str) -> bool:

@@ -104,8 +104,14 @@ def _require_plain(request: TransactionRequest) -> None:
 
 def _lanes(senders: set[tuple[int, str]]) -> dict[tuple[int, str], Lane]:
     """Return the lane of each chain and sender. Raises UnknownChainError, KeyNotFoundError."""
+    keys = keyguard.find_keys({sender for _, sender in senders})
+    rows = Lane.objects.select_related("chain").filter(
+        chain__in={chain_id for chain_id, _ in senders}, address__in={key.address for key in keys.values()}
+    )
+    known = {(lane.chain_id, lane.address): lane for lane in rows}
     return {
-        (chain_id, sender): find_lane(chain_id, keyguard.find_key(sender).address)
+        (chain_id, sender): known.get((chain_id, keys[sender].address))
+        or find_lane(chain_id, keys[sender].address)
         for chain_id, sender in senders
     }
 
