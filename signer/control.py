@@ -13,18 +13,17 @@ from django.db.models import OuterRef, Subquery
 from django.db.models.functions import Now
 
 import keyguard
-from signer import blocks, chains, fees, foreign, settling, standing
+from signer import acts, blocks, chains, fees, foreign, settling, standing
 from signer.errors import NotPossibleError
 from signer.fees import Fees
 from signer.flights import attempts_of, fees_of
-from signer.models import Act, Attempt, Lane, Transaction
+from signer.models import Attempt, Lane, Transaction
 from signer.ringing import after_commit, ring_lane
 from signer.sentences import gwei
 from signer.states import FINAL, AttemptState, LaneState, SubState, TransactionState
 from signer.work import owned
 
 NOT_PROVED = "Cancel it, or wait until the nonce's block is deep enough."
-IN_CUSTODY = "the custody of this address gives its nonces, offers the fees and sends"
 
 
 def pause_lane(lane: Lane, *, actor: str, reason: str) -> None:
@@ -55,7 +54,7 @@ def _stand(lane: Lane, state: LaneState, verb: str, actor: str, reason: str) -> 
             )
         if state == LaneState.ACTIVE:
             standing.unblocked(lane, reason, actor)
-        note(actor, verb, reason, lane=lane, before=before)
+        acts.note(actor, verb, reason, lane=lane, details={"before": before})
         after_commit(lambda: ring_lane(lane.pk))
 
 
@@ -66,7 +65,7 @@ def cancel_transaction(row: Transaction, *, actor: str, reason: str) -> None:
     NotPossibleError when it can't, when a block holds it, or it has ended.
     """
     with transaction.atomic():
-        note(actor, "cancel", reason, lane=row.lane, transaction=row)
+        acts.note(actor, "cancel", reason, lane=row.lane, transaction=row)
         if settling.cancel_unbegun(row.pk):
             settling.tell_workflows([row.pk])
             return
@@ -104,7 +103,7 @@ def _call_off(row: Transaction) -> None:
 
 def _refuse_in_custody(lane: Lane, advice: str) -> None:
     if lane.in_custody:
-        raise NotPossibleError(IN_CUSTODY, advice)
+        raise NotPossibleError(standing.IN_CUSTODY, advice)
 
 
 def requeue_transaction(row: Transaction, *, actor: str, reason: str) -> None:
@@ -135,7 +134,7 @@ def give_up_transaction(row: Transaction, *, actor: str, reason: str) -> None:
             raise NotPossibleError(
                 "it is not proved that a stranger's transaction used its nonce", NOT_PROVED
             )
-        note(actor, "give_up", reason, lane=row.lane, transaction=row)
+        acts.note(actor, "give_up", reason, lane=row.lane, transaction=row)
         after_commit(lambda: ring_lane(row.lane_id))
 
 
@@ -170,7 +169,7 @@ def speed_up_transaction(row: Transaction, offer: Fees | None = None, *, actor: 
                 "it has no nonce yet, so nothing of it is in a pool", "Wait until it is sent."
             )
         wanted = _checked(row, offer) if offer else {}
-        note(actor, "speed_up", reason, lane=row.lane, transaction=row, **wanted)
+        acts.note(actor, "speed_up", reason, lane=row.lane, transaction=row, details=wanted)
         rows = Transaction.objects.filter(pk=row.pk, state=TransactionState.BROADCASTING)
         if not rows.update(speed_up=wanted, look_at=Now()):
             raise NotPossibleError("a block holds it already", "Nothing needs to be done.")
@@ -224,7 +223,7 @@ def resend_transactions(lane: Lane, first: int, last: int, *, actor: str, reason
         bests = rows.annotate(best=Subquery(newest.order_by("-seq").values("pk")[:1])).values("best")
         Attempt.objects.filter(pk__in=list(bests.values_list("best", flat=True))).update(last_sent_at=None)
         count = rows.update(look_at=Now())
-        note(actor, "resend", reason, lane=lane, first=first, last=last, count=count)
+        acts.note(actor, "resend", reason, lane=lane, details={"first": first, "last": last, "count": count})
         after_commit(lambda: ring_lane(lane.pk))
     return count
 
@@ -247,15 +246,6 @@ def reject(ids: Sequence[UUID], reason: str) -> int:
         waiting = list(rows.values_list("pk", flat=True))
         settling.end_unsent(dict.fromkeys(waiting, error))
     return len(waiting)
-
-
-def note(
-    actor: str, verb: str, reason: str, *, lane: Lane, transaction: Transaction | None = None, **details: Any
-) -> None:
-    """Put on record what a person did. Joins the caller's transaction."""
-    Act.objects.create(
-        actor=actor, verb=verb, reason=reason, lane=lane, transaction=transaction, details=details
-    )
 
 
 def _refuse_settled(row: Transaction) -> None:

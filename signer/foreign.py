@@ -13,8 +13,9 @@ from django.db import transaction
 from django.db.models import Max
 from django.db.models.functions import Now
 
+from signer import acts
 from signer.flights import attempts_of
-from signer.models import Act, Attempt, Chain, Lane, Transaction
+from signer.models import Attempt, Chain, Lane, Transaction
 from signer.ringing import ring_lane
 from signer.rpc import Rpc, quantity
 from signer.states import AttemptState, SubState, TransactionState
@@ -93,10 +94,7 @@ def requeue(held: Claim[Lane], ids: "Sequence[UUID]", actor: str, reason: str) -
             look_at=None,
             next_seq=row.last_seq + 1,
         )
-        details = {"nonce": row.nonce}
-        Act.objects.create(
-            actor=actor, verb="requeue", reason=reason, lane=held.row, transaction=row, details=details
-        )
+        acts.note(actor, "requeue", reason, lane=held.row, transaction=row, details={"nonce": row.nonce})
     if found:
         # A node that lags must not make a gap of what a stranger has used.
         first = max(held.row.first_nonce or 0, *((row.nonce or 0) + 1 for row in found))

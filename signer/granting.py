@@ -15,6 +15,7 @@ from django.db.models.functions import Now
 
 from signer import (
     authorities,
+    ceilings,
     error_rules,
     gaps,
     money,
@@ -28,9 +29,9 @@ from signer.admission import Admission, Ready, admit, questions
 from signer.authorities import Nonces
 from signer.errors import ChainMismatchError, RpcError
 from signer.flights import Sky
-from signer.incidents import close_incident, open_incident
+from signer.incidents import open_incident
 from signer.market import Market, read_market
-from signer.models import Attempt, Incident, Lane, Transaction
+from signer.models import Attempt, Lane, Transaction
 from signer.signing import Draft
 from signer.standing import block, gives_nonces, tell_of_stranger
 from signer.statements import insert_many, update_each
@@ -228,27 +229,7 @@ def _tell_of_money(work: Work, admission: Admission) -> None:
         open_incident(kind, str(work.lane), text, lane=work.lane)
     elif kind is IncidentKind.FEE_CAPPED and admission.waiting:
         oldest = Transaction.objects.get(pk=admission.waiting[0])
-        tell_of_ceiling(work.lane, oldest, (work.held.now() - oldest.created_at).total_seconds())
-
-
-def tell_of_ceiling(lane: Lane, row: Transaction, seconds: float) -> None:
-    """Tell people, once it has lasted, that the market's fee is above the ceiling."""
-    from django.conf import settings
-
-    if seconds >= settings.SIGNER["fee_capped_alert_seconds"]:
-        text = (
-            f"The market's fee on {lane.chain} is above the ceiling; transaction {row.pk} waits. "
-            "It goes on when the market falls, or when the chain's ceiling is raised."
-        )
-        open_incident(IncidentKind.FEE_CAPPED, str(lane), text, lane=lane)
-
-
-def market_is_back(lane: Lane) -> None:
-    """Close what was told of the ceiling, when nothing of the lane waits for the market any more."""
-    told = Incident.objects.filter(kind=IncidentKind.FEE_CAPPED, subject=str(lane), closed_at__isnull=True)
-    capped = Transaction.objects.filter(lane=lane, sub_state=SubState.FEE_CAPPED, settled_at__isnull=True)
-    if told.exists() and not capped.exists():
-        close_incident(IncidentKind.FEE_CAPPED, str(lane), "the lane goes on")
+        ceilings.tell_of_ceiling(work.lane, oldest, (work.held.now() - oldest.created_at).total_seconds())
 
 
 def _pass_over(work: Work, rows: Sequence[Transaction], words: Mapping[UUID, str]) -> None:

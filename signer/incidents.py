@@ -11,7 +11,8 @@ import structlog
 from django.db import transaction
 from django.db.models.functions import Now
 
-from signer.models import Act, Chain, Incident, Lane
+from signer import acts
+from signer.models import Chain, Incident, Lane
 from signer.states import IncidentKind
 
 log = structlog.get_logger()
@@ -70,9 +71,7 @@ def close_by_person(pk: Any, *, actor: str, reason: str) -> bool:
             return False
         incident = Incident.objects.get(pk=pk)
         details = {"kind": incident.kind, "subject": incident.subject, "incident": str(pk)}
-        Act.objects.create(
-            actor=actor, verb="close_incident", reason=reason, lane=incident.lane, details=details
-        )
+        acts.note(actor, "close_incident", reason, lane=incident.lane, details=details)
     log.info("incident_closed", kind=incident.kind, subject=incident.subject, because=reason, actor=actor)
     return True
 
@@ -82,5 +81,5 @@ def _tell(incident: Incident) -> None:
     for listener in _listeners:
         try:
             listener(incident)
-        except Exception:
+        except Exception:  # a mail that does not go out must not undo what the incident is about
             log.exception("incident_listener_failed", kind=incident.kind)

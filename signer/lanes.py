@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
-from signer import flights, foreign, gaps, granting, queue, replacing, sending
+from signer import ceilings, flights, foreign, gaps, granting, queue, replacing, sending
 from signer.custody.rounds import CustodyDrain
 from signer.errors import ChainMismatchError, RpcError
 from signer.flights import Flight, Sky
@@ -78,7 +78,7 @@ class Drain:
         while (self._round() or sending.finish(self.work)) and time.monotonic() < deadline:
             lock.renew()
         sending.finish(self.work)
-        granting.market_is_back(self.lane)
+        ceilings.market_is_back(self.lane)
 
     def missed_something(self) -> bool:
         """Return whether there is work again. To be asked after the release.

@@ -10,7 +10,7 @@ import structlog
 from django.db import transaction
 from django.db.models import QuerySet
 
-from signer import fees, granting, signing
+from signer import ceilings, fees, signing
 from signer.fees import Fees
 from signer.flights import Flight, Patience, Reason, Sky, has_expired, replacement_reason
 from signer.market import Market
@@ -143,7 +143,7 @@ def _say_capped(held: Claim[Lane], capped: Sequence[Flight]) -> None:
         log.warning("fee_capped", lane=str(held.row.pk), transactions=[str(row.pk) for row in fresh])
     first = capped[0].transaction
     if first.broadcast_at is not None:
-        granting.tell_of_ceiling(held.row, first, (held.now() - first.broadcast_at).total_seconds())
+        ceilings.tell_of_ceiling(held.row, first, (held.now() - first.broadcast_at).total_seconds())
 
 
 def _open(rows: Sequence[Transaction]) -> QuerySet[Transaction]:

@@ -9,7 +9,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Max, QuerySet
 
-from signer import blocks, chains, control, foreign, standing
+from signer import acts, blocks, chains, foreign, standing
 from signer.authorities import promised_nonces
 from signer.errors import NotPossibleError
 from signer.models import Lane, Transaction
@@ -48,7 +48,7 @@ def lane_difference(lane: Lane) -> Difference:
     """Ask the chain and return what differs; changes nothing. Raises RpcError, NotPossibleError for a lane in custody."""
     if lane.in_custody:
         raise NotPossibleError(
-            control.IN_CUSTODY, "There is no next nonce here to compare; a blocked lane is resumed."
+            standing.IN_CUSTODY, "There is no next nonce here to compare; a blocked lane is resumed."
         )
     rpc = chains.connect(lane.chain)
     head = blocks.fetch_latest(rpc).number
@@ -119,7 +119,7 @@ def resync_lane(lane: Lane, *, actor: str, reason: str) -> Difference:
             raise NotPossibleError(found.notes[-1], "Requeue or give up these transactions first.")
         with transaction.atomic():
             guard(held, next_nonce=found.proposed_next_nonce, first_nonce=_first(held.row, found))
-            control.note(actor, "resync", reason, lane=held.row, **found.as_dict())
+            acts.note(actor, "resync", reason, lane=held.row, details=found.as_dict())
             if held.row.state == LaneState.BLOCKED and standing.move(held.row, LaneState.ACTIVE, reason):
                 standing.unblocked(held.row, reason, actor)
             after_commit(lambda: ring_lane(lane.pk))

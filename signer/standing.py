@@ -14,6 +14,8 @@ from workflows import Claim, guard
 
 log = structlog.get_logger()
 
+IN_CUSTODY = "the custody of this address gives its nonces, offers the fees and sends"
+
 MAY_BECOME = {
     LaneState.ACTIVE: (LaneState.PAUSED, LaneState.DRAINING, LaneState.BLOCKED),  # a person says so
     LaneState.PAUSED: (LaneState.ACTIVE, LaneState.DRAINING),  # a person says so, or it has drained

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 from django import forms
 from django.http import HttpRequest, HttpResponse
@@ -38,9 +37,15 @@ class RefusedError(WorkflowError):
 def on(model: type[Any], act: Callable[..., Any]) -> Callable[..., Any]:
     """Have an act on a row be called with its key, and refuse as the form can show it."""
 
-    def carried_out(pk: UUID, **given: Any) -> Any:
+    return refusing(lambda pk, **given: act(model._default_manager.get(pk=pk), **given))
+
+
+def refusing(act: Callable[..., Any]) -> Callable[..., Any]:
+    """Have an act refuse as the form can show it."""
+
+    def carried_out(*args: Any, **given: Any) -> Any:
         try:
-            return act(model._default_manager.get(pk=pk), **given)
+            return act(*args, **given)
         except SignerError as error:
             raise RefusedError(error) from error
 

@@ -16,11 +16,11 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
-from signer import error_rules, unknown_texts
+from signer import acts, error_rules, unknown_texts
 from signer.cells import Shown
 from signer.error_rules import CACHE_SECONDS, OperatorRule, Reading
 from signer.incidents import close_incident
-from signer.models import Act, ErrorRule, UnknownText
+from signer.models import ErrorRule, UnknownText
 from signer.patterns import PatternError
 from signer.rpc_errors import ErrorClass
 from signer.sentences import ago
@@ -167,8 +167,7 @@ class ErrorRuleAdmin(ModelAdmin):  # type: ignore[misc]
 
     @staticmethod
     def _note(who: str, verb: str, rule: ErrorRule, changed: dict[str, str]) -> None:
-        details = {"subject": str(rule), "changed": changed}
-        Act.objects.create(actor=who, verb=verb, reason=rule.note, details=details)
+        acts.note(who, verb, rule.note, details={"subject": str(rule), "changed": changed})
         error_rules.forget()
 
     @display(description="Words", ordering="pattern")

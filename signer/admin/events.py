@@ -12,6 +12,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminIntegerFieldWidget
 
+from signer.admin.acts import refusing
 from signer.cells import Shown, alarm, short, to_chain
 from signer.events.handing_over import event_of
 from signer.events.registering import pause_contract, reread_contract, resume_contract
@@ -167,13 +168,13 @@ class WatchedContractAdmin(Acting, Shown, ReadOnly, ModelAdmin):  # type: ignore
     def pause(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Read no more of it."""
         text = "Its events are not handed over any more, until it is resumed; then it catches up. The others go on."
-        return self.ask(request, object_id, "Pause", text, pause_contract)
+        return self.ask(request, object_id, "Pause", text, refusing(pause_contract))
 
     @action(description="Resume", url_path="resume", icon="play_arrow", permissions=["resume"])
     def resume(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Read it on, or try again at once."""
         text = "It is read on from where it is. What has failed is tried again at once."
-        return self.ask(request, object_id, "Resume", text, resume_contract)
+        return self.ask(request, object_id, "Resume", text, refusing(resume_contract))
 
     @action(description="Read again", url_path="reread", icon="restart_alt", permissions=["reread"])
     def reread(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -190,7 +191,7 @@ class WatchedContractAdmin(Acting, Shown, ReadOnly, ModelAdmin):  # type: ignore
             ("Registered from block", str(contract.from_block)),
         )
         return self.ask(
-            request, object_id, "Read again", text, reread_contract, form, danger=True, facts=facts
+            request, object_id, "Read again", text, refusing(reread_contract), form, danger=True, facts=facts
         )
 
 

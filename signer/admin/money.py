@@ -10,10 +10,10 @@ from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
-from signer import topping_up
+from signer import acts, topping_up
 from signer.admin.money_forms import LaneMoneyForm, TopUpForm
 from signer.cells import alarm, to_lane
-from signer.models import Act, Lane, LaneMoney, TopUp
+from signer.models import Lane, LaneMoney, TopUp
 from signer.money import about_ether, duration
 from signer.sentences import ago, ether
 from workflows.cells import badge, link
@@ -129,10 +129,10 @@ class Reasoned:
         else:
             self.before_adding(request, obj)
             obj.save()
-        Act.objects.create(
-            actor=request.user.get_username(),
-            verb=self.verb,
-            reason=form.cleaned_data["reason"],
+        acts.note(
+            request.user.get_username(),
+            self.verb,
+            form.cleaned_data["reason"],
             lane=obj.lane,
             details={name: str(getattr(obj, name)) for name in changed},
         )

@@ -11,13 +11,14 @@ from django.db import transaction
 from django.db.models import F
 from eth_utils.address import to_checksum_address
 
+from signer import acts
 from signer.chains import find_chain
+from signer.errors import NotPossibleError
 from signer.events.handlers import find_handler
 from signer.incidents import close_incident
-from signer.models import Act, EventIndex, WatchedContract
+from signer.models import EventIndex, WatchedContract
 from signer.ringing import after_commit, ring_index
 from signer.states import IncidentKind, WatchedState
-from workflows import NotPossibleError
 
 
 def watch_contract(
@@ -50,10 +51,10 @@ def pause_contract(pk: UUID, *, actor: str, reason: str) -> None:
     with transaction.atomic():
         contract = _taken_from_worker(pk)
         if contract.state == WatchedState.PAUSED:
-            raise NotPossibleError("the contract is paused already")
+            raise NotPossibleError("the contract is paused already", "Nothing needs to be done.")
         _write(contract, state=WatchedState.PAUSED, own_number=contract.number)
         close_incident(IncidentKind.INDEX_FAILED, str(contract), f"paused: {reason}", actor=actor)
-        _note(contract, "pause contract", actor, reason)
+        _note(contract, "pause_contract", actor, reason)
 
 
 def resume_contract(pk: UUID, *, actor: str, reason: str) -> None:
@@ -61,11 +62,11 @@ def resume_contract(pk: UUID, *, actor: str, reason: str) -> None:
     with transaction.atomic():
         contract = _taken_from_worker(pk)
         if contract.state == WatchedState.ACTIVE:
-            raise NotPossibleError("the contract is being read")
+            raise NotPossibleError("the contract is being read", "Nothing needs to be done.")
         # What failed stays failed until it has succeeded; it is tried at once.
         state = WatchedState.FAILED if contract.last_error else WatchedState.ACTIVE
         _write(contract, state=state, retry_at=None)
-        _note(contract, "resume contract", actor, reason)
+        _note(contract, "resume_contract", actor, reason)
 
 
 def reread_contract(pk: UUID, *, from_block: int, actor: str, reason: str) -> None:
@@ -76,11 +77,13 @@ def reread_contract(pk: UUID, *, from_block: int, actor: str, reason: str) -> No
     with transaction.atomic():
         contract = _taken_from_worker(pk)
         if contract.number is None or from_block > contract.number:
-            raise NotPossibleError(f"the contract is read up to block {contract.number} only")
+            raise NotPossibleError(
+                f"the contract is read up to block {contract.number} only", "Name a block that has been read."
+            )
         if from_block < 0:
-            raise NotPossibleError("there are no blocks below 0")
+            raise NotPossibleError("there are no blocks below 0", "Name a block from 0 on.")
         _set_back(contract, from_block)
-        _note(contract, "reread contract", actor, reason, from_block=from_block)
+        _note(contract, "reread_contract", actor, reason, from_block=from_block)
 
 
 def _taken_from_worker(pk: UUID) -> WatchedContract:
@@ -110,10 +113,5 @@ def _write(contract: WatchedContract, **updates: Any) -> None:
 
 
 def _note(contract: WatchedContract, verb: str, actor: str, reason: str, **details: Any) -> None:
-    details = {
-        "contract": str(contract.pk),
-        "address": contract.address,
-        "handler": contract.handler,
-        **details,
-    }
-    Act.objects.create(actor=actor, verb=verb, reason=reason, details=details)
+    what = {"contract": str(contract.pk), "address": contract.address, "handler": contract.handler}
+    acts.note(actor, verb, reason, details={**what, **details})

@@ -2,11 +2,11 @@
 
 import pytest
 
+from signer.errors import NotPossibleError
 from signer.events import following
 from signer.models import EventLog, Holding
 from tests.integration.signer.coins import ANN, BEN, CAT, MINT, TALLY, Coins
 from tests.sample.models import Effect
-from workflows import NotPossibleError
 
 
 def test_a_paused_contract_is_left_where_it_is_and_goes_on_from_there(coins: Coins) -> None:

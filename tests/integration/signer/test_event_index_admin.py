@@ -107,9 +107,9 @@ def test_a_contract_is_paused_resumed_and_read_again_with_a_reason(
     coins.turn()
     coins.require_equal()
     assert [(act.verb, act.actor, act.reason) for act in Act.objects.order_by("at")] == [
-        ("pause contract", "op", "looking"),
-        ("resume contract", "op", "found it"),
-        ("reread contract", "op", "altered"),
+        ("pause_contract", "op", "looking"),
+        ("resume_contract", "op", "found it"),
+        ("reread_contract", "op", "altered"),
     ]
 
 
