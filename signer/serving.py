@@ -1,5 +1,6 @@
 """The worker's side of a queue for each chain: to serve those that exist, and those that come. Imported by workers only."""
 
+from importlib import import_module
 from typing import Any
 
 import structlog
@@ -19,6 +20,8 @@ def begin(app: Any, *, explicit: bool) -> None:
 
     To be called before the worker begins to consume.
     """
+    # web3 takes half a second to load: here once, not in each child, while the first transaction waits for it.
+    import_module("signer.rpc.provider")
     _serves["all"] = not explicit
     if explicit:
         return

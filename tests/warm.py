@@ -31,7 +31,7 @@ LIBRARIES = """
     django.db.backends.postgresql.base django.db.backends.sqlite3.base django.db.migrations.executor django.forms django.shortcuts
     django.template.loader django.test.client django.urls django.utils.log django.views.generic
     environ sentry_sdk structlog rich.traceback psycopg redis requests urllib3 pydantic websockets.sync.client regex yaml
-    eth_abi eth_account rlp Crypto.Hash.keccak coincurve cryptography.hazmat.primitives.ciphers.aead
+    web3 eth_abi eth_account rlp Crypto.Hash.keccak coincurve cryptography.hazmat.primitives.ciphers.aead
 """
 
 

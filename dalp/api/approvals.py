@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from dalp.api import schemas
 from dalp.api.auth import OPERATOR, VIEWER, actor, caller
-from dalp.api.decisions import carried_out, require
+from dalp.api.decisions import Word, carried_out, require
 from dalp.api.pagination import FilterText, Page, instant, paginate
 from dalp.api.schemas import READ_ERRORS as READ
 from dalp.api.schemas import WRITE_ERRORS as WRITE
@@ -33,14 +33,6 @@ class ApprovalFilters(Page):
     state: Approval.State | None = None
     group: FilterText | None = None
     run_id: UUID | None = None
-
-
-class Word(Schema):
-    """What somebody says to an approval, besides yes or no."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    reason: str = Field("", max_length=1000)
 
 
 class Failure(Schema):

@@ -15,6 +15,14 @@ from dalp.api.problems import not_found
 M = TypeVar("M", bound=Model)
 
 
+class Word(Schema):
+    """What somebody says to what he does, where he need not."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field("", max_length=1000)
+
+
 class Decision(Schema):
     """Why somebody intervenes."""
 

@@ -6,12 +6,12 @@ from typing import Any
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from eth_utils.address import is_hex_address, to_checksum_address
-from ninja import Query, Router, Schema
-from pydantic import ConfigDict, Field
+from ninja import Query, Router
+from pydantic import Field
 
 from dalp.api import schemas
 from dalp.api.auth import OPERATOR, VIEWER, actor, caller
-from dalp.api.decisions import carried_out
+from dalp.api.decisions import Word, carried_out
 from dalp.api.pagination import FilterText, Page, instant, paginate
 from dalp.api.problems import not_found
 from dalp.api.schemas import READ_ERRORS as READ
@@ -29,14 +29,6 @@ ACTING: dict[str, Any] = {
     "response": {202: schemas.Lane, **WRITE, 503: schemas.Problem},
     "openapi_extra": idempotency_key(required=False),
 }
-
-
-class Word(Schema):
-    """Why somebody intervenes."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    reason: str = Field("", max_length=1000)
 
 
 class Resync(Word):

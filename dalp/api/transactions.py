@@ -21,7 +21,7 @@ from pydantic import (
 
 from dalp.api import schemas
 from dalp.api.auth import OPERATOR, VIEWER, actor, caller, scope
-from dalp.api.decisions import carried_out
+from dalp.api.decisions import Word, carried_out
 from dalp.api.idempotency import once
 from dalp.api.pagination import FilterText, Page, instant, paginate
 from dalp.api.problems import by_field, invalid, not_found
@@ -271,14 +271,6 @@ def show_transaction(request: HttpRequest, transaction_id: UUID) -> dict[str, An
     if transaction is None:
         raise not_found("transaction")
     return present(transaction)
-
-
-class Word(Schema):
-    """Why somebody intervenes."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    reason: str = Field("", max_length=1000)
 
 
 class SpeedUp(Word):
