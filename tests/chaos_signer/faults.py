@@ -102,7 +102,7 @@ class Faults:
         if newest is None:
             return False
         depth = self.random.randint(head - newest + 1, REORG_DEPTH_MAX)
-        chain.anvil.rpc("anvil_reorg", depth, [])
+        chain.miner.reorganise(depth)
         self.struck[f"... {depth} deep"] += 1
         return True
 

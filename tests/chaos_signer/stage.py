@@ -4,6 +4,7 @@ The workers reach each chain through a proxy of this process that loses some of 
 """
 
 import json
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,11 +37,39 @@ SETTINGS = {
 }
 
 
+class Miner:
+    """Mines a block now and then, but never while the chain is being reorganised.
+
+    anvil's own clock does not wait for that: where both met, blocks were left that no number leads to any more.
+    """
+
+    def __init__(self, anvil: servers.AnvilServer) -> None:
+        self.anvil, self.free = anvil, threading.Lock()
+        self._over = threading.Event()
+        anvil.rpc("evm_setAutomine", False)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(BLOCK_SECONDS):
+            with self.free:
+                self.anvil.rpc("evm_mine")
+
+    def reorganise(self, depth: int) -> None:
+        with self.free:
+            self.anvil.rpc("anvil_reorg", depth, [])
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+
 @dataclass
 class ChainUnderTest:
     """A chain, the proxy before it, and two contracts on it that show what was executed, and how often."""
 
     anvil: servers.AnvilServer
+    miner: Miner
     proxy: LyingNode
     counter: "Contract"
     coin: "Contract"
@@ -96,7 +125,7 @@ class Stage(Servers):
         from signer import register_chain, watch_contract
         from signer.events.holders import HOLDERS
 
-        anvil = servers.start_anvil(chain_id=chain_id, block_time=BLOCK_SECONDS)
+        anvil = servers.start_anvil(chain_id=chain_id)
         for address in addresses:
             anvil.fund(address)
         proxy = LyingNode(anvil.url)
@@ -111,7 +140,7 @@ class Stage(Servers):
         # So deep that no reorganisation reaches them.
         anvil.rpc("anvil_mine", "0x8")
         watch_contract(chain_id, str(coin.address), handler=HOLDERS, from_block=0)
-        return ChainUnderTest(anvil, proxy, counter, coin)
+        return ChainUnderTest(anvil, Miner(anvil), proxy, counter, coin)
 
     def _deploy(self, anvil: servers.AnvilServer, compiled: dict[str, Any]) -> "Contract":
         from signer import Contract, encode_constructor
@@ -128,4 +157,5 @@ class Stage(Servers):
         super().stop()
         for chain in self.chains:
             chain.proxy.stop()
+            chain.miner.stop()
             chain.anvil.stop()
