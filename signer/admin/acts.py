@@ -225,7 +225,7 @@ class TransactionActs(Acting):
         row = self.row(request, object_id)
         offers = [fees_of(attempt) for attempt in attempts_of([row])]
         facts = [
-            ("Offered so far", "; ".join(f"{gwei(o.max_fee_per_gas_wei)} / {gwei(o.max_priority_fee_per_gas_wei)} gwei" for o in offers)),
+            ("Offered so far", "; ".join(f"{gwei(o.max_fee_per_gas_wei)} gwei, {gwei(o.max_priority_fee_per_gas_wei)} of it as the tip" for o in offers)),
             ("Ceiling", f"{gwei(row.chain.max_fee_per_gas_wei)} gwei"),
         ]  # fmt: skip
         text = "It is replaced at its nonce by the same with higher fees: an eighth more or the market, or what you offer here."
