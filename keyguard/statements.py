@@ -1,7 +1,8 @@
 """The two statements that every batch of signatures costs. On PostgreSQL each is one prepared text, whatever the number.
 
 The rows travel as an array for each column; the ORM would write a placeholder for each value, and the driver would take
-the text apart again, which costs more than the signatures.
+the text apart again, which costs more than the signatures. The signer has the like for its own tables (`signer.statements`);
+keyguard can be had without it, so the few lines stand here again.
 """
 
 from collections.abc import Mapping, Sequence

@@ -47,7 +47,7 @@ def sweep() -> None:
 def _try(rule: Callable[[], None]) -> None:
     try:
         rule()
-    except Exception:
+    except Exception:  # a fault in one rule must not keep the others from finding what they look for
         log.exception("sweep_rule_failed", rule=rule.__name__)
 
 
