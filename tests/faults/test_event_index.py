@@ -3,7 +3,7 @@
 import pytest
 
 from signer import RpcError, compare_index, index_status
-from signer.models import Chain, EventLog
+from signer.models import Chain, EventIndex, EventLog
 from signer.sweeping import sweep
 from tests.integration.signer.coins import ANN, BEN, CAT, MINT, Coins
 from tests.integration.signer.stage import Stage
@@ -30,13 +30,16 @@ def test_a_killed_worker_s_successor_brings_the_index_to_what_the_chain_shows(li
     live.wait_until(died, 30, what="the worker dies in the middle of a commit")
     assert worker.returncode == KILLED, worker.tail()
     coins.reorg(2, (coins.moves(token, (ANN, CAT, 5)), 1))
+    head = live.chains[0].block_number()
     live.start_worker(env=QUICK)
 
     def equal() -> bool:
         sweep()
         contract.refresh_from_db()
         try:
-            return contract.own_number is None and compare_index(31337) == []
+            index = EventIndex.objects.get(pk=31337)
+            has_read = contract.own_number is None and (index.front_number or 0) >= head
+            return has_read and compare_index(31337) == []
         except RpcError:  # it was read on meanwhile
             return False
 

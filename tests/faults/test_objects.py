@@ -39,13 +39,21 @@ class Recording:
 
     def append(self, key: str, value: str) -> None:
         invoked = time.monotonic()
-        run = Append(key).append(value).start(idempotency_key=value)
+        run = self._begin(key, value)
         while run.state != RunState.SUCCEEDED and time.monotonic() < invoked + 60:
             time.sleep(0.02)
             run.refresh_from_db(fields=["state", "output"])
         done = run.state == RunState.SUCCEEDED
         returned = time.monotonic() if done else None
         self.appends[key].append(Appended(value, invoked, returned, run.output if done else None))
+
+    def _begin(self, key: str, value: str) -> Run:
+        """Start the call; again while somebody who is frozen holds the key's row, as the idempotency key allows."""
+        while True:
+            try:
+                return Append(key).append(value).start(idempotency_key=value)
+            except OperationalError:
+                connection.close()
 
     def read(self, key: str) -> None:
         invoked = time.monotonic()
