@@ -1,5 +1,6 @@
 """The Celery application. Messages only wake workers: what to do is always read from the database."""
 
+import gc
 import os
 import sys
 from typing import Any
@@ -73,6 +74,12 @@ def serve_chains(instance: Any, options: dict[str, Any], **_: Any) -> None:
     from signer import serving
 
     serving.begin(instance.app, explicit=bool(options.get("queues")))
+
+
+@signals.worker_before_create_process.connect
+def set_aside_what_is_loaded(**_: Any) -> None:
+    """Let no child's collector look at the libraries: they stay, and looking costs a tenth of a busy child's time."""
+    gc.freeze()
 
 
 @signals.worker_init.connect

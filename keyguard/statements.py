@@ -1,8 +1,9 @@
-"""The two statements that every batch of signatures costs. On PostgreSQL each is one prepared text, whatever the number.
+"""The two statements that every batch of signatures costs. On PostgreSQL each is one text, whatever the number.
 
 The rows travel as an array for each column; the ORM would write a placeholder for each value, and the driver would take
-the text apart again, which costs more than the signatures. The signer has the like for its own tables (`signer.statements`);
-keyguard can be had without it, so the few lines stand here again.
+the text apart again, which costs more than the signatures. Nothing is prepared: a plan that was made when the table was
+small would be kept, and read the whole table each time until the next ANALYZE. The signer has the like for its own
+tables (`signer.statements`); keyguard can be had without it, so the few lines stand here again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,9 +48,8 @@ def write_answers(columns: Sequence[str], rows: Mapping[UUID, Sequence[Any]], at
 def _run(sql: str, parameters: Sequence[Any]) -> "psycopg.Cursor[Any]":
     connection.ensure_connection()
     connection.validate_no_broken_transaction()
-    prepare = not connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS")
     with connection.wrap_database_errors:
-        return psycopg.Cursor(connection.connection).execute(sql.encode(), parameters, prepare=prepare)
+        return psycopg.Cursor(connection.connection).execute(sql.encode(), parameters, prepare=False)
 
 
 @cache

@@ -82,18 +82,22 @@ def _used(rpc: Rpc, chain_id: int) -> Q:
 
 
 class Receipts:
-    """Reads receipts of a chain for one watcher, whole blocks at a time where that is less."""
+    """Reads receipts of a chain for one watcher: whole blocks at a time where that is less, and each of these once."""
 
     def __init__(self, rpc: Rpc) -> None:
         self.rpc = rpc
         self._blocks_are_given = True  # until the node says that it does not know the method
+        # By number, for as long as the chain has this block: a full one takes several looks, and much of a node's time.
+        self._blocks: dict[int, _Block] = {}
 
-    def of(self, candidates: Sequence[Candidate], fresh_blocks: Iterable[int]) -> list[list[Any]]:
+    def of(
+        self, candidates: Sequence[Candidate], fresh_blocks: Iterable[int], canonical: Mapping[int, str]
+    ) -> list[list[Any]]:
         """Return the answers for all attempts of each candidate, RpcErrors among them.
 
-        fresh_blocks: those in which what was newly mined must be.
+        fresh_blocks: those in which what was newly mined must be. canonical: block hash by number.
         """
-        found = self._by_block(candidates, list(fresh_blocks))
+        found = self._by_block(candidates, list(fresh_blocks), canonical)
         missing = [
             attempt.hash
             for candidate in candidates
@@ -104,21 +108,44 @@ class Receipts:
         known = found | dict(zip(missing, answers, strict=True))
         return [[known.get(attempt.hash) for attempt in candidate.attempts] for candidate in candidates]
 
-    def _by_block(self, candidates: Sequence[Candidate], fresh: list[int]) -> dict[str, Any]:
+    def _by_block(
+        self, candidates: Sequence[Candidate], fresh: list[int], canonical: Mapping[int, str]
+    ) -> dict[str, Any]:
         blocks = Counter(candidate.transaction.block_number for candidate in candidates)
         newly = blocks.pop(None, 0)
         wanted = {number for number, count in blocks.items() if number is not None and count >= WORTH_A_BLOCK}
         if newly >= WORTH_A_BLOCK * max(1, len(fresh)):
             wanted |= set(fresh)
-        if not wanted or len(wanted) > BLOCKS_MAX or not self._blocks_are_given:
+        if len(wanted) > BLOCKS_MAX:
             return {}
-        answers = self.rpc.batch([("eth_getBlockReceipts", [hex(number)]) for number in sorted(wanted)])
+        self._blocks = {
+            number: block
+            for number, block in self._blocks.items()
+            if number in wanted.union(fresh) and block.hash == canonical.get(number)
+        }
+        self._read_blocks(sorted(wanted - self._blocks.keys()))
+        return {key: receipt for block in self._blocks.values() for key, receipt in block.receipts.items()}
+
+    def _read_blocks(self, numbers: Sequence[int]) -> None:
+        if not numbers or not self._blocks_are_given:
+            return
+        answers = self.rpc.batch([("eth_getBlockReceipts", [hex(number)]) for number in numbers])
         if any(isinstance(answer, RpcNodeError) for answer in answers):
             self._blocks_are_given = False
-        return {
-            str(receipt.get("transactionHash")).lower(): receipt
-            for answer in answers
-            if isinstance(answer, list)
-            for receipt in answer
-            if isinstance(receipt, dict)
-        }
+        for number, answer in zip(numbers, answers, strict=True):
+            if isinstance(answer, list):
+                self._blocks[number] = _Block.of(answer)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What a node gave as the receipts of a block. Each is judged by itself: nothing here is believed for being together."""
+
+    hash: str
+    receipts: dict[str, Any]
+
+    @classmethod
+    def of(cls, answer: Sequence[Any]) -> "_Block":
+        receipts = [receipt for receipt in answer if isinstance(receipt, dict)]
+        block_hash = str(receipts[0].get("blockHash")).lower() if receipts else ""
+        return cls(block_hash, {str(receipt.get("transactionHash")).lower(): receipt for receipt in receipts})

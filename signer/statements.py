@@ -1,7 +1,8 @@
-"""Statements over many rows at once. On PostgreSQL each is one prepared text, whatever the number of rows.
+"""Statements over many rows at once. On PostgreSQL each is one text, whatever the number of rows.
 
 The rows travel as an array for each column; the ORM would write a placeholder for each value, and the driver would take
-the text apart again, which costs more than the database's own work.
+the text apart again, which costs more than the database's own work. Nothing is prepared: a plan that was made when the
+table was small would be kept, and read the whole table each time until the next ANALYZE.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,13 +53,12 @@ def update_each(
 
 
 def _run(sql: str, parameters: Sequence[Any]) -> int:
-    """Carry out a statement, prepared where the connection allows it, and return the number of rows."""
+    """Carry out a statement and return the number of rows."""
     connection.ensure_connection()
     connection.validate_no_broken_transaction()
     raw: psycopg.Connection[Any] = connection.connection
-    prepare = not connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS")
     with connection.wrap_database_errors, psycopg.Cursor(raw) as cursor:
-        cursor.execute(sql.encode(), parameters, prepare=prepare)
+        cursor.execute(sql.encode(), parameters, prepare=False)
         return cursor.rowcount
 
 

@@ -102,8 +102,9 @@ class Watch:
         if latest.hash == self._read_head or not self.ledger.follow(latest):
             return False
         final = self._final(latest)
-        found = candidates.find(self.rpc, self.chain.pk, self.ledger.hashes(), final)
-        answers = self.receipts.of(found, self._fresh_blocks(latest))
+        canonical = self.ledger.hashes()
+        found = candidates.find(self.rpc, self.chain.pk, canonical, final)
+        answers = self.receipts.of(found, self._fresh_blocks(latest), canonical)
         crashpoint("signer.receipts_read")
         verdicts = self._agreed(self._judge(found, answers, latest, final))
         self._apply(verdicts)

@@ -1,11 +1,15 @@
 """When a block counts as final, and the second look at what was settled."""
 
+from collections.abc import Iterator
+
 import pytest
 from django.utils import timezone
 
-from signer.models import Chain, Incident, Transaction
+from signer.models import Attempt, Chain, Incident, Transaction
+from signer.watching import Watch
 from tests.integration.signer.lying_node import LyingNode
 from tests.integration.signer.stage import Stage
+from workflows import claim, release
 
 
 def state(row: Transaction) -> str:
@@ -86,9 +90,6 @@ def test_receipts_of_a_full_block_are_asked_for_as_a_whole(
     first = manual.submit()
     manual.drain()
     manual.mine()
-    from signer.watching import Watch
-    from workflows import claim
-
     held = claim(Chain, 31337, 30)
     assert held is not None
     watch = Watch(held)
@@ -103,3 +104,46 @@ def test_receipts_of_a_full_block_are_asked_for_as_a_whole(
     assert liar.seen["eth_getBlockReceipts"] == (1 if count >= 10 else 0)
     assert liar.seen["eth_getTransactionReceipt"] == (0 if count >= 10 else count)
     assert sum(liar.seen.values()) < (10 if count >= 10 else count + 10)
+
+
+@pytest.fixture
+def watched(manual: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+    """A watch of a chain with a block of 25 transactions, that looks at ten of them at a time."""
+    monkeypatch.setattr("signer.candidates.LIMIT", 10)
+    Chain.objects.update(max_in_flight=100, confirmations=2)
+    for _ in range(25):
+        manual.submit(gas_limit=21_000)
+    manual.drain()
+    manual.mine()
+    held = claim(Chain, 31337, 30)
+    assert held is not None
+    watch = Watch(held)
+    watch._read_number = manual.anvil.block_number() - 1  # it has followed the chain
+    yield watch
+    release(held)
+
+
+def confirming() -> set[str]:
+    """Return the blocks in which transactions are said to be."""
+    found = Transaction.objects.filter(state="CONFIRMING").order_by()
+    return set(found.values_list("block_hash", flat=True).distinct())
+
+
+def test_block_that_takes_several_looks_is_read_once(manual: Stage, liar: LyingNode, watched: Watch) -> None:
+    liar.seen.clear()
+    for _ in range(5):
+        watched.poll()
+    assert Transaction.objects.filter(state="CONFIRMING").count() == 25
+    assert liar.seen["eth_getBlockReceipts"] == 1
+    assert liar.seen["eth_getTransactionReceipt"] == 0
+
+
+def test_receipts_at_hand_are_let_go_with_their_block(manual: Stage, watched: Watch) -> None:
+    watched.poll()
+    (gone,) = confirming()
+    again = [["0x" + bytes(attempt.raw).hex(), 0] for attempt in Attempt.objects.order_by("nonce")]
+    manual.rpc("anvil_reorg", 1, again)
+    manual.mine(2)
+    for _ in range(8):
+        watched.poll()
+    assert Transaction.objects.filter(state="COMPLETED").exclude(block_hash=gone).count() == 25
