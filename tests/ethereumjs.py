@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
 
 from dalp.local.processes import ROOT, LocalError
 from dalp.local.servers import HOST, Rpc, RpcCallError, Server, free_port
 
 CHAIN_ID = 31337
+# Holds all the money of the chain's first block.
+FAUCET: LocalAccount = Account.from_key(b"\x01" * 32)
 ZERO_HASH = "0x" + "0" * 64
 FORKS = (
     "homestead", "eip150", "eip155", "eip158", "byzantium", "constantinople", "petersburg", "istanbul", "berlin",
@@ -39,8 +43,7 @@ class EthereumJs(Server):
 
     name = "EthereumJS"
 
-    def __init__(self, funded: Sequence[str]) -> None:
-        """funded: addresses that have a million ether each from the first block on."""
+    def __init__(self) -> None:
         super().__init__(None)
         self.engine_port, self.peer_port = free_port(), free_port()
         self.rpc, self.engine = Rpc(self.url), Rpc(f"http://{HOST}:{self.engine_port}")
@@ -53,8 +56,8 @@ class EthereumJs(Server):
             "terminalTotalDifficultyPassed": True,
             "blobSchedule": {"cancun": CANCUN},
         }
-        money = {address.removeprefix("0x"): {"balance": hex(10**24)} for address in funded}
-        # A node takes transactions only when its newest block is young.
+        money = {FAUCET.address.removeprefix("0x"): {"balance": hex(10**24)}}
+        # Blocks are a second apart, and soon enough a minute's worth of them is mined.
         genesis = {"config": config, **GENESIS, "timestamp": hex(int(time.time()) - 60), "alloc": money}
         (self.directory / "genesis.json").write_text(json.dumps(genesis))
 
@@ -80,6 +83,18 @@ class EthereumJs(Server):
             return int(self.rpc("eth_chainId", timeout=1), 16) == CHAIN_ID
         except (requests.RequestException, RpcCallError):
             return False
+
+    def give(self, address: str, wei: int) -> None:
+        """Send money to the address; it is there after the next block."""
+        transaction = {
+            "chainId": CHAIN_ID,
+            "nonce": int(self.rpc("eth_getTransactionCount", FAUCET.address.lower(), "pending"), 16),
+            "to": address,
+            "value": wei,
+            "gas": 21_000,
+            "gasPrice": 3 * 10**9,
+        }
+        self.rpc("eth_sendRawTransaction", FAUCET.sign_transaction(transaction).raw_transaction.to_0x_hex())
 
 
 def client_binary() -> Path:

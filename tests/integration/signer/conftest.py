@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tests.integration.signer.coins import Coins
     from tests.integration.signer.custody_server import CustodyServer
     from tests.integration.signer.lying_node import LyingNode
-    from tests.integration.signer.stage import Stage
+    from tests.integration.signer.stage import SecondStage, Stage
 
 
 @pytest.fixture
@@ -28,6 +28,20 @@ def manual(fresh_db: str, start_anvil: Callable[..., AnvilServer]) -> "Stage":
     from tests.integration.signer.stage import Stage
 
     return Stage(start_anvil(extra=["--no-mining"]))
+
+
+@pytest.fixture
+def second(fresh_db: str) -> Iterator["SecondStage"]:
+    """A stage on EthereumJS, which mines only when told: `second.mine()`, `second.consensus`."""
+    from tests.ethereumjs import EthereumJs
+    from tests.integration.signer.stage import SecondStage
+
+    node = EthereumJs()
+    try:
+        node.start()
+        yield SecondStage(node)
+    finally:
+        node.stop()
 
 
 @pytest.fixture(autouse=True)
