@@ -3,22 +3,25 @@
 Nothing here may use what only anvil can do. Where this client itself is wrong, the test says so.
 """
 
-import pytest
-from django.db.models import F
+import secrets
+from typing import Any
 
+import pytest
+from eth_account import Account
+
+import keyguard
+from dalp.local.servers import RpcCallError
 from signer import Contract, Transaction, compare_index, encode_constructor, watch_contract
 from signer.control import cancel_transaction
 from signer.events import indexing
 from signer.events.holders import HOLDERS
+from signer.lanes import drain
 from signer.market import read_market
 from signer.models import Chain, EventIndex, Holding, Incident, Lane
 from signer.rpc import Node
 from signer.states import TransactionState
-from tests.ethereumjs import FAUCET
 from tests.integration.signer.coins import ANN, BEN, COIN, MINT
 from tests.integration.signer.stage import Crash, SecondStage, crash_at, wait
-
-BUSY = "already in the TxPool"
 
 
 def state(row: Transaction) -> tuple[str, str]:
@@ -56,11 +59,17 @@ def test_batch_is_executed_once_each_and_in_order(second: SecondStage) -> None:
     assert [second.counted(n) for n in range(50)] == [1] * 50
 
 
-@pytest.mark.parametrize("envelope", ["LEGACY", "ACCESS_LIST", "DYNAMIC_FEE"])
-def test_every_kind_without_blobs_is_executed(second: SecondStage, envelope: str) -> None:
-    row = second.submit(envelope=envelope)
+def test_every_kind_that_its_pool_takes_is_executed(second: SecondStage) -> None:
+    wanted: list[dict[str, Any]] = [
+        {"envelope": "legacy"},
+        {"access_list": [{"address": "0x" + "22" * 20, "storage_keys": ["0x" + "00" * 32]}]},
+        {"envelope": "dynamic_fee"},
+    ]
+    rows = [second.submit(**fields) for fields in wanted]
     second.settle()
-    assert state(row) == (TransactionState.COMPLETED, "")
+    assert {state(row) for row in rows} == {(TransactionState.COMPLETED, "")}
+    receipts = [row.winner.receipt for row in rows if row.winner is not None]
+    assert [receipt["type"] for receipt in receipts if receipt is not None] == ["0x0", "0x1", "0x2"]
 
 
 @pytest.mark.case("S5", "S25", "S27")
@@ -81,3 +90,269 @@ def test_sent_and_not_recorded_is_known_to_the_pool(
     assert Incident.objects.count() == 0
     second.settle()
     assert second.counted(7) == 1
+
+
+@pytest.mark.case("S32", "PC6")
+def test_stuck_head_is_replaced_as_this_pool_wants_it(
+    second: SecondStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = second.submit()
+    second.drain()
+    with monkeypatch.context() as patience:
+        wait(patience, bump_after_seconds=0)
+        patience.setattr("signer.lanes.Drain.run", lambda self, deadline, lock: self._round())
+        second.drain()
+    first, bump = second.attempts(row.pk)
+    assert (bump.state, bump.last_error) == ("SENT", ""), "taken in the first one's place"
+    with pytest.raises(RpcCallError, match="replacement gas too low"):
+        second.rpc("eth_sendRawTransaction", "0x" + bytes(first.raw).hex())
+    second.settle()
+    assert state(row) == (TransactionState.COMPLETED, "")
+    assert row.winner == bump
+    assert mined(second) == 1
+
+
+@pytest.mark.case("S32")
+def test_replacement_that_this_pool_finds_too_cheap_is_raised(
+    second: SecondStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = second.submit()
+    second.drain()
+    with monkeypatch.context() as patience:
+        patience.setattr("signer.fees.raised", lambda wei: wei + 1)
+        wait(patience, bump_after_seconds=0)
+        patience.setattr("signer.lanes.Drain.run", lambda self, deadline, lock: self._round())
+        second.drain()
+    _, cheap = second.attempts(row.pk)
+    assert (cheap.state, cheap.last_error) == ("SIGNED", "UNDERPRICED_REPLACEMENT")
+    second.settle()
+    assert state(row) == (TransactionState.COMPLETED, "")
+    assert len(second.attempts(row.pk)) > 2
+    assert mined(second) == 1
+
+
+@pytest.mark.case("S57")
+def test_cancelled_is_a_noop_at_its_nonce(second: SecondStage) -> None:
+    row = second.submit()
+    second.drain()
+    cancel_transaction(row, actor="ann", reason="not wanted")
+    second.settle()
+    assert state(row) == (TransactionState.CANCELLED, "")
+    assert mined(second) == 1
+    assert int(second.rpc("eth_getBalance", "0x" + "11" * 20, "latest"), 16) == 0
+
+
+@pytest.mark.case("S35")
+def test_want_of_money_is_waited_out(second: SecondStage) -> None:
+    keyguard.create_key("poor")
+    row = second.submit(sender="poor", gas_limit=21_000, simulate=False)
+    lane = Lane.objects.get(address=keyguard.find_key("poor").address)
+    drain(lane.pk)
+    assert state(row) == (TransactionState.QUEUED, "INSUFFICIENT_FUNDS")
+    second.fund(lane.address)
+    second.settle()
+    assert state(row) == (TransactionState.COMPLETED, "")
+
+
+@pytest.mark.case("S35")
+def test_pool_that_cannot_see_the_money_keeps_the_bytes(
+    second: SecondStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = keyguard.create_key("poor")
+    row = second.submit(sender="poor", gas_limit=21_000, simulate=False)
+    lane = Lane.objects.get(address=key.address)
+    with monkeypatch.context() as patch:
+        patch.setattr("signer.admission._obstacle", lambda *_: "")
+        drain(lane.pk)
+    assert state(row) == (TransactionState.BROADCASTING, "INSUFFICIENT_FUNDS")
+    second.fund(key.address)
+    wait(monkeypatch, resend_seconds=0)
+    second.settle()
+    assert state(row) == (TransactionState.COMPLETED, "")
+
+
+# --- Calls that revert ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def refusing(second: SecondStage) -> SecondStage:
+    """A counter that refuses to record 7."""
+    second.deploy_counter()
+    second.submit(to=second.counter.address, value=0, data=second.counter.encode("refuse", 7, True))
+    second.settle()
+    return second
+
+
+@pytest.mark.case("S72", "PC14")
+def test_call_that_would_revert_uses_no_nonce(refusing: SecondStage) -> None:
+    row = refusing.record(7, simulate=True)
+    refusing.drain()
+    assert (state(row)[0], row.nonce) == (TransactionState.FAILED, None)
+    assert row.error == {"code": "TRANSACTION_WOULD_REVERT", "message": "request refused"}
+    estimated = refusing.record(7, gas_limit=None)
+    refusing.drain()
+    assert (state(estimated)[0], estimated.nonce) == (TransactionState.FAILED, None)
+    assert estimated.error == {"code": "TRANSACTION_WOULD_REVERT", "message": "request refused"}
+
+
+@pytest.mark.case("PC14")
+def test_mined_revert_is_told_with_its_reason(refusing: SecondStage) -> None:
+    row = refusing.record(7, simulate=False)
+    refusing.settle()
+    assert state(row)[0] == TransactionState.FAILED
+    assert row.error == {"code": "TRANSACTION_REVERTED", "message": "request refused"}
+    assert row.nonce == 2
+
+
+# --- What the chain takes back, and what the node forgets ---------------------------------------------------
+
+
+@pytest.mark.case("S63", "PC3")
+@pytest.mark.parametrize("depth", [1, 3])
+def test_reorganised_away_is_sent_again_with_its_nonce(second: SecondStage, depth: int) -> None:
+    second.deploy_counter()
+    Chain.objects.update(confirmations=6)
+    row = second.record(7)
+    second.drain()
+    second.mine(depth)
+    second.watch()
+    assert state(row) == (TransactionState.CONFIRMING, "")
+    [before] = second.attempts(row.pk)
+    second.consensus.reorganise(depth)
+    second.watch()
+    assert state(row) == (TransactionState.BROADCASTING, "REORGED")
+    assert second.counted(7) == 0, "this client puts nothing back into its pool"
+    second.settle()
+    assert state(row) == (TransactionState.COMPLETED, "")
+    assert [attempt.hash for attempt in second.attempts(row.pk)] == [before.hash]
+    assert second.counted(7) == 1
+    assert Incident.objects.count() == 0
+
+
+def test_what_its_consensus_client_finalized_is_final(second: SecondStage) -> None:
+    Chain.objects.update(finality="FINALIZED")
+    row = second.submit()
+    second.drain()
+    second.mine(5)
+    second.watch()
+    assert state(row) == (TransactionState.CONFIRMING, "")
+    assert row.block_number is not None
+    second.consensus.finalize(row.block_number)
+    second.mine()
+    second.watch()
+    assert state(row) == (TransactionState.COMPLETED, "")
+    assert Chain.objects.get().finalized_number == row.block_number
+
+
+@pytest.mark.case("S47")
+def test_node_that_died_gets_the_same_bytes_again(
+    second: SecondStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second.deploy_counter()
+    rows = [second.record(n) for n in range(5)]
+    second.drain()
+    sent = [second.attempts(row.pk)[0].hash for row in rows]
+    second.restart()
+    second.mine()
+    assert mined(second) == 1, "its pool was empty"
+    wait(monkeypatch, resend_seconds=0)
+    second.settle()
+    assert [second.attempts(row.pk)[0].hash for row in rows] == sent
+    assert [len(second.attempts(row.pk)) for row in rows] == [1] * 5
+    assert [second.counted(n) for n in range(5)] == [1] * 5
+
+
+@pytest.mark.case("S29", "S69")
+def test_nonce_that_a_stranger_used_is_proved(second: SecondStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    wallet = Account.from_key(secrets.token_bytes(32))
+    keyguard.import_key("shared", wallet.key)
+    second.fund(wallet.address)
+    row = second.submit(sender="shared")
+    lane = Lane.objects.get(address=wallet.address)
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        crash_at(patch, "signer.attempts_committed")
+        drain(lane.pk)
+    fees = {"maxFeePerGas": 3 * 10**9, "maxPriorityFeePerGas": 10**9}
+    foreign = {"chainId": 31337, "nonce": 0, "to": "0x" + "22" * 20, "value": 1, "gas": 21_000, **fees}
+    second.rpc("eth_sendRawTransaction", wallet.sign_transaction(foreign).raw_transaction.to_0x_hex())
+    second.mine()
+    drain(lane.pk)
+    second.watch()
+    assert state(row) == (TransactionState.BROADCASTING, "NONCE_USED"), "one block deep proves nothing yet"
+    second.mine(20)
+    second.watch()
+    assert state(row) == (TransactionState.BROADCASTING, "NONCE_FOREIGN")
+    drain(lane.pk)
+    lane.refresh_from_db()
+    assert lane.state == "BLOCKED"
+
+
+@pytest.mark.case("S29", "PC4")
+def test_receipt_that_the_node_denies_makes_nobody_a_stranger(
+    second: SecondStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Back on blocks that it had dropped, this client holds a transaction and has no receipt of it, for ever."""
+    Chain.objects.update(foreign_nonces="ADOPT", confirmations=40)
+    row = second.submit()
+    second.drain()
+    second.mine()
+    first_home = second.consensus.head()
+    second.watch()
+    second.consensus.reorganise(1)
+    second.watch()
+    wait(monkeypatch, resend_seconds=0)
+    second.drain()
+    second.mine()  # it is in another block now, and its receipt is kept under that one
+    second.consensus.choose(first_home)
+    Chain.objects.update(confirmations=1)
+    second.mine(20)
+    [attempt] = second.attempts(row.pk)
+    assert second.rpc("eth_getTransactionReceipt", attempt.hash) is None
+    assert mined(second) == 1
+    second.watch()
+    second.watch()
+    second.drain()
+    assert state(row)[0] == TransactionState.BROADCASTING
+    assert row.sub_state != "NONCE_FOREIGN"
+    second.mine()
+    assert mined(second) == 1, "nothing is executed twice"
+    [incident] = Incident.objects.all()
+    assert (incident.kind, incident.chain) == ("NODE_ANOMALY", second.chain)
+
+
+# --- The event index --------------------------------------------------------------------------------------
+
+
+def test_index_equals_the_chain_after_a_reorganisation(second: SecondStage) -> None:
+    Chain.objects.update(confirmations=4)
+    created = second.submit(to=None, value=0, data=encode_constructor(COIN["abi"], COIN["bytecode"]))
+    second.settle()
+    created.refresh_from_db()
+    assert created.winner is not None
+    assert created.winner.receipt is not None
+    coin = Contract(COIN["abi"]).at(created.winner.receipt["contractAddress"])
+    watch_contract(31337, coin.address, handler=HOLDERS, from_block=0)
+
+    def move(*moves: tuple[str, str, int]) -> Transaction:
+        return second.submit(
+            to=coin.address, value=0, data=coin.encode("move", list(moves)), gas_limit=300_000
+        )
+
+    def holders() -> dict[str, int]:
+        indexing.index(31337)
+        assert EventIndex.objects.get().last_error == ""
+        assert compare_index(31337) == []
+        return dict(Holding.objects.filter(balance_wei__gt=0).values_list("holder", "balance_wei"))
+
+    move((MINT, ANN, 10))
+    second.settle()
+    moved = move((ANN, BEN, 4))
+    second.drain()
+    second.mine(2)
+    second.watch()
+    assert holders() == {ANN: 6, BEN: 4}
+    second.consensus.reorganise(2)
+    assert holders() == {ANN: 10}
+    second.settle()
+    assert state(moved) == (TransactionState.COMPLETED, "")
+    assert holders() == {ANN: 6, BEN: 4}
