@@ -11,7 +11,7 @@ ADDRESS_GAS, SLOT_GAS = 2_400, 1_900  # EIP-2930
 AUTHORIZATION_GAS = 25_000  # EIP-7702
 
 
-def least_gas(data: str, *, creates: bool, addresses: int, slots: int, authorizations: int) -> int:
+def least_gas(data: str, *, creates: bool, addresses: int, slots: int, authorizations: int = 0) -> int:
     """Return the gas that a transaction needs at least.
 
     data: 0x text. addresses, slots: in the access list. authorizations: how many.

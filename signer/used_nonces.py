@@ -35,10 +35,12 @@ class Span:
     def is_open(self) -> bool:
         return self.high - self.low > 1
 
+    def is_used(self, count: int) -> bool:
+        return self.row.nonce is not None and count > self.row.nonce
+
     def narrow(self, count: int) -> None:
         """Take in the count of the address at the middle."""
-        assert self.row.nonce is not None
-        if count > self.row.nonce:
+        if self.is_used(count):
             self.high = self.middle
         else:
             self.low = self.middle
@@ -58,7 +60,7 @@ def held_by_a_block(
     found = [
         span
         for span, count in zip(spans, begun, strict=True)
-        if count is not None and count <= span.row.nonce
+        if count is not None and not span.is_used(count)
     ]
     while wanted := [span for span in found if span.is_open]:
         counts = _counts(rpc, wanted, [span.middle for span in wanted])

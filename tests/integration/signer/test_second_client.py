@@ -71,7 +71,10 @@ def test_batch_is_executed_once_each_and_in_order(second: SecondStage) -> None:
 def test_every_kind_that_its_pool_takes_is_executed(second: SecondStage) -> None:
     wanted: list[dict[str, Any]] = [
         {"envelope": "legacy"},
-        {"access_list": [{"address": "0x" + "22" * 20, "storageKeys": ["0x" + "00" * 32]}]},
+        {
+            "envelope": "access_list",
+            "access_list": [{"address": "0x" + "22" * 20, "storageKeys": ["0x" + "00" * 32]}],
+        },
         {"envelope": "dynamic_fee"},
     ]
     rows = [second.submit(**fields) for fields in wanted]
@@ -79,6 +82,18 @@ def test_every_kind_that_its_pool_takes_is_executed(second: SecondStage) -> None
     assert {state(row) for row in rows} == {(TransactionState.COMPLETED, "")}
     receipts = [row.winner.receipt for row in rows if row.winner is not None]
     assert [receipt["type"] for receipt in receipts if receipt is not None] == ["0x0", "0x1", "0x2"]
+
+
+@pytest.mark.case("S71")
+def test_blobs_in_a_form_that_it_does_not_take_hold_up_nobody(second: SecondStage) -> None:
+    """Its chain is at Cancun, where blobs have no proofs of cells. A no-op with such a blob would be refused too."""
+    row = second.submit(blobs=["0x" + "00" * 131_072])
+    behind = second.submit()
+    second.settle()
+    assert state(row)[0] == TransactionState.FAILED
+    assert row.error is not None
+    assert row.error["code"] == "TRANSACTION_REFUSED"
+    assert (state(behind)[0], behind.nonce) == (TransactionState.COMPLETED, 1)
 
 
 @pytest.mark.case("S5", "S25", "S27")
