@@ -28,7 +28,7 @@ from signer import (
     watching,
 )
 from signer.custody import asking, handing
-from signer.models import Attempt, Lane
+from signer.models import Attempt, Chain, Lane
 from signer.states import IN_FLIGHT
 from tests.ethereumjs import Consensus, EthereumJs
 
@@ -163,7 +163,7 @@ class SecondStage(AnyStage[EthereumJs]):
         self.consensus.mine(blocks)
 
     def mine_what_came(self) -> None:
-        self.mine()
+        self.mine(Chain.objects.get().confirmations)
 
     def restart(self) -> None:
         """Have the node die and come back, its pool empty, and hear of the chain's head again."""

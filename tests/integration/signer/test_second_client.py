@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from eth_account import Account
+from eth_account.signers.local import LocalAccount
 
 import keyguard
 from dalp.local.servers import RpcCallError
@@ -61,7 +62,8 @@ def test_transaction_is_executed_and_its_receipt_is_kept(second: SecondStage) ->
 
 def test_batch_is_executed_once_each_and_in_order(second: SecondStage) -> None:
     second.deploy_counter()
-    rows = [second.record(n, simulate=False) for n in range(50)]
+    Chain.objects.update(max_in_flight=50)
+    rows = [second.record(n) for n in range(50)]
     second.settle()
     for expected, row in enumerate(rows, start=1):
         assert (*state(row), row.nonce) == (TransactionState.COMPLETED, "", expected)
@@ -84,7 +86,6 @@ def test_every_kind_that_its_pool_takes_is_executed(second: SecondStage) -> None
     assert [receipt["type"] for receipt in receipts if receipt is not None] == ["0x0", "0x1", "0x2"]
 
 
-@pytest.mark.case("S71")
 def test_blobs_in_a_form_that_it_does_not_take_hold_up_nobody(second: SecondStage) -> None:
     """Its chain is at Cancun, where blobs have no proofs of cells. A no-op with such a blob would be refused too."""
     row = second.submit(blobs=["0x" + "00" * 131_072])
@@ -284,19 +285,46 @@ def test_node_that_died_gets_the_same_bytes_again(
     assert [second_alone.counted(n) for n in range(5)] == [1] * 5
 
 
-@pytest.mark.case("S29", "S69")
-def test_nonce_that_a_stranger_used_is_proved(second: SecondStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    wallet = Account.from_key(secrets.token_bytes(32))
+@pytest.fixture
+def shared(second: SecondStage) -> LocalAccount:
+    """A wallet whose key a stranger has too."""
+    wallet: LocalAccount = Account.from_key(secrets.token_bytes(32))
     keyguard.import_key("shared", wallet.key)
     second.fund(wallet.address)
-    row = second.submit(sender="shared")
-    lane = Lane.objects.get(address=wallet.address)
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        crash_at(patch, "signer.attempts_committed")
-        drain(lane.pk)
+    return wallet
+
+
+def send_as_stranger(second: SecondStage, wallet: LocalAccount) -> None:
     fees = {"maxFeePerGas": 3 * 10**9, "maxPriorityFeePerGas": 10**9}
     foreign = {"chainId": 31337, "nonce": 0, "to": "0x" + "22" * 20, "value": 1, "gas": 21_000, **fees}
     second.rpc("eth_sendRawTransaction", wallet.sign_transaction(foreign).raw_transaction.to_0x_hex())
+
+
+@pytest.mark.case("S69")
+def test_what_a_stranger_has_in_the_pool_blocks_a_lane_that_begins(
+    second: SecondStage, shared: LocalAccount
+) -> None:
+    """This client counts its pool for an address in lower case only."""
+    send_as_stranger(second, shared)
+    row = second.submit(sender="shared")
+    lane = Lane.objects.get(address=shared.address)
+    drain(lane.pk)
+    lane.refresh_from_db()
+    assert (lane.state, row.nonce) == ("BLOCKED", None)
+    assert "pool holds 1 transactions" in lane.state_reason
+    second.mine()
+
+
+@pytest.mark.case("S29", "S69")
+def test_nonce_that_a_stranger_used_is_proved(
+    second: SecondStage, shared: LocalAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = second.submit(sender="shared")
+    lane = Lane.objects.get(address=shared.address)
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        crash_at(patch, "signer.attempts_committed")
+        drain(lane.pk)
+    send_as_stranger(second, shared)
     second.mine()
     drain(lane.pk)
     second.watch()
