@@ -199,70 +199,59 @@ def test_pool_that_cannot_see_the_money_keeps_the_bytes(
 # --- Calls that revert ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def refusing(second: SecondStage) -> SecondStage:
-    """A counter that refuses to record 7."""
+@pytest.mark.case("S72", "PC14")
+def test_call_that_reverts_is_told_with_its_reason(second: SecondStage) -> None:
     second.deploy_counter()
     second.submit(to=second.counter.address, value=0, data=second.counter.encode("refuse", 7, True))
     second.settle()
-    return second
-
-
-@pytest.mark.case("S72", "PC14")
-def test_call_that_would_revert_uses_no_nonce(refusing: SecondStage) -> None:
-    row = refusing.record(7, simulate=True)
-    refusing.drain()
-    assert (state(row)[0], row.nonce) == (TransactionState.FAILED, None)
-    assert row.error == {"code": "TRANSACTION_WOULD_REVERT", "message": "request refused"}
-
-
-@pytest.mark.case("PC14")
-@pytest.mark.parametrize("gas_limit", [100_000, None])
-def test_mined_revert_is_told_with_its_reason(refusing: SecondStage, gas_limit: int | None) -> None:
-    """This client estimates a call that reverts like any other, so without a gas limit it is found out by the chain."""
-    row = refusing.record(7, gas_limit=gas_limit)
-    refusing.settle()
-    assert state(row)[0] == TransactionState.FAILED
-    assert row.error == {"code": "TRANSACTION_REVERTED", "message": "request refused"}
-    assert row.nonce == 2
+    tried = second.record(7, simulate=True)
+    second.drain()
+    assert (state(tried)[0], tried.nonce) == (TransactionState.FAILED, None)
+    assert tried.error == {"code": "TRANSACTION_WOULD_REVERT", "message": "request refused"}
+    # This client estimates it like any other call: without a gas limit too, only the chain finds it out.
+    for nonce, gas_limit in ((2, 100_000), (3, None)):
+        row = second.record(7, gas_limit=gas_limit)
+        second.settle()
+        assert (state(row)[0], row.nonce) == (TransactionState.FAILED, nonce)
+        assert row.error == {"code": "TRANSACTION_REVERTED", "message": "request refused"}
 
 
 # --- What the chain takes back, and what the node forgets ---------------------------------------------------
 
 
 @pytest.mark.case("S63", "PC3")
-@pytest.mark.parametrize("depth", [1, 3])
-def test_reorganised_away_is_sent_again_with_its_nonce(second: SecondStage, depth: int) -> None:
+def test_reorganised_away_is_sent_again_with_its_nonce(second: SecondStage) -> None:
     second.deploy_counter()
     Chain.objects.update(confirmations=6)
-    row = second.record(7)
-    second.drain()
-    second.mine(depth)
-    second.watch()
-    assert state(row) == (TransactionState.CONFIRMING, "")
-    [before] = second.attempts(row.pk)
-    second.consensus.reorganise(depth)
-    second.watch()
-    assert state(row) == (TransactionState.BROADCASTING, "REORGED")
-    assert second.counted(7) == 0, "this client puts nothing back into its pool"
-    second.settle()
-    assert state(row) == (TransactionState.COMPLETED, "")
-    assert [attempt.hash for attempt in second.attempts(row.pk)] == [before.hash]
-    assert second.counted(7) == 1
+    for depth in (1, 3):
+        row = second.record(depth)
+        second.drain()
+        second.mine(depth)
+        second.watch()
+        assert state(row) == (TransactionState.CONFIRMING, "")
+        [before] = second.attempts(row.pk)
+        second.consensus.reorganise(depth)
+        second.watch()
+        assert state(row) == (TransactionState.BROADCASTING, "REORGED")
+        assert second.counted(depth) == 0, "this client puts nothing back into its pool"
+        second.settle()
+        assert (*state(row), row.nonce) == (TransactionState.COMPLETED, "", before.nonce)
+        assert [attempt.hash for attempt in second.attempts(row.pk)] == [before.hash]
+        assert second.counted(depth) == 1
     assert Incident.objects.count() == 0
 
 
-def test_what_its_consensus_client_finalized_is_final(second_alone: SecondStage) -> None:
+def test_what_its_consensus_client_finalized_is_final(second: SecondStage) -> None:
     Chain.objects.update(finality="FINALIZED")
-    row = second_alone.submit()
-    second_alone.drain()
-    second_alone.mine(5)
-    second_alone.watch()
+    row = second.submit()
+    second.drain()
+    second.mine(5)
+    second.watch()
     assert state(row) == (TransactionState.CONFIRMING, "")
     assert row.block_number is not None
-    second_alone.consensus.finalize(row.block_number)
-    second_alone.mine()
-    second_alone.watch()
+    second.consensus.finalize(row.block_number)
+    second.mine()
+    second.watch()
     assert state(row) == (TransactionState.COMPLETED, "")
     assert Chain.objects.get().finalized_number == row.block_number
 
@@ -339,35 +328,35 @@ def test_nonce_that_a_stranger_used_is_proved(
 
 @pytest.mark.case("S29", "PC4")
 def test_receipt_that_the_node_denies_makes_nobody_a_stranger(
-    second_alone: SecondStage, monkeypatch: pytest.MonkeyPatch
+    second: SecondStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Back on blocks that it had dropped, this client holds a transaction and has no receipt of it, for ever."""
     Chain.objects.update(foreign_nonces="ADOPT", confirmations=40)
-    row = second_alone.submit()
-    second_alone.drain()
-    second_alone.mine()
-    first_home = second_alone.consensus.head()
-    second_alone.watch()
-    second_alone.consensus.reorganise(1)
-    second_alone.watch()
+    row = second.submit()
+    second.drain()
+    second.mine()
+    first_home = second.consensus.head()
+    second.watch()
+    second.consensus.reorganise(1)
+    second.watch()
     wait(monkeypatch, resend_seconds=0)
-    second_alone.drain()
-    second_alone.mine()  # it is in another block now, and its receipt is kept under that one
-    second_alone.consensus.choose(first_home)
+    second.drain()
+    second.mine()  # it is in another block now, and its receipt is kept under that one
+    second.consensus.choose(first_home)
     Chain.objects.update(confirmations=1)
-    second_alone.mine(20)
-    [attempt] = second_alone.attempts(row.pk)
-    assert second_alone.rpc("eth_getTransactionReceipt", attempt.hash) is None
-    assert mined(second_alone) == 1
-    second_alone.watch()
-    second_alone.watch()
-    second_alone.drain()
+    second.mine(20)
+    [attempt] = second.attempts(row.pk)
+    assert second.rpc("eth_getTransactionReceipt", attempt.hash) is None
+    assert mined(second) == 1
+    second.watch()
+    second.watch()
+    second.drain()
     assert state(row)[0] == TransactionState.BROADCASTING
     assert row.sub_state != "NONCE_FOREIGN"
-    second_alone.mine()
-    assert mined(second_alone) == 1, "nothing is executed twice"
+    second.mine()
+    assert mined(second) == 1, "nothing is executed twice"
     [incident] = Incident.objects.all()
-    assert (incident.kind, incident.chain) == ("NODE_ANOMALY", second_alone.chain)
+    assert (incident.kind, incident.chain) == ("NODE_ANOMALY", second.chain)
 
 
 # --- The event index --------------------------------------------------------------------------------------
