@@ -13,6 +13,7 @@ from uuid import UUID
 from signer.abi import decode_revert
 from signer.errors import CallRevertedError, RpcError, RpcNodeError
 from signer.fees import GAS_PER_BLOB, Fees
+from signer.intrinsic import least_gas
 from signer.market import Market
 from signer.models import Transaction
 from signer.rpc import quantity
@@ -187,7 +188,8 @@ def _gas(
         gas = row.gas_limit
     else:
         try:
-            gas = quantity(answer)
+            # EthereumJS leaves the access list out of its estimate.
+            gas = max(quantity(answer), _least_gas(row))
         except RpcError as error:
             return 0, *_no_estimate(row, error, rules)
         if gas > PLAIN_TRANSFER_GAS:
@@ -196,6 +198,12 @@ def _gas(
         message = f"needs {gas} gas, a block has {market.block_gas_limit}"
         return 0, SubState.NONE, {"code": "GAS_LIMIT_EXCEEDS_BLOCK", "message": message}
     return gas, SubState.NONE, None
+
+
+def _least_gas(row: Transaction) -> int:
+    listed = row.access_list or []
+    slots = sum(len(entry["storageKeys"]) for entry in listed)
+    return least_gas(row.data, creates=not row.to, addresses=len(listed), slots=slots)
 
 
 def _no_estimate(

@@ -76,6 +76,11 @@ class Flight:
         return fees.highest([fees_of(attempt) for attempt in self.attempts])
 
     @property
+    def blobs_were_refused(self) -> bool:
+        """Whether no node ever took what carried blobs: those in the form of another fork, say."""
+        return all(attempt.state == AttemptState.REJECTED for attempt in self.attempts if attempt.blob_count)
+
+    @property
     def wants_noop(self) -> bool:
         return bool(self.transaction.noop_outcome) and all(
             attempt.purpose != Purpose.NOOP for attempt in self.attempts

@@ -1,8 +1,9 @@
 """Transactions that are not ours and used a nonce of ours: another wallet, a second installation, a restored backup.
 
 Nothing is concluded from one node's silence. Proved it is when the chain has used the nonce at a depth that counts as
-final, and the nodes agree, without a single error among their answers, that none of our attempts is in a block. Then our
-bytes can never be executed, and only then may the transaction be given another nonce.
+final, and the nodes agree, without a single error among their answers, that none of our attempts has a receipt. Then the
+block that used the nonce is read, where it is young enough to be found: it may hold an attempt of ours whose receipt the
+node only denies. Else our bytes can never be executed, and only then may the transaction be given another nonce.
 """
 
 from collections.abc import Sequence
@@ -13,12 +14,13 @@ from django.db import transaction
 from django.db.models import Max
 from django.db.models.functions import Now
 
-from signer import acts
+from signer import acts, used_nonces
 from signer.flights import attempts_of
+from signer.incidents import open_incident
 from signer.models import Attempt, Chain, Lane, Transaction
 from signer.ringing import ring_lane
 from signer.rpc import Rpc, quantity
-from signer.states import AttemptState, SubState, TransactionState
+from signer.states import AttemptState, IncidentKind, SubState, TransactionState
 from workflows import Claim, guard
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ def look(held: Claim[Chain], rpc: Rpc, absent: Sequence[Transaction], final: int
     """
     at = min(final, (held.row.head_number or 0) - DEPTH)
     fresh = [row for row in absent if row.sub_state != SubState.NONCE_FOREIGN]
-    foreign = proved(rpc, fresh, at) if at >= 0 and fresh else []
+    foreign, denied = _examine(rpc, fresh, at) if at >= 0 and fresh else ([], {})
+    _tell_of_denied(held.row, denied)
     if not foreign:
         return
     with transaction.atomic():
@@ -53,6 +56,16 @@ def look(held: Claim[Chain], rpc: Rpc, absent: Sequence[Transaction], final: int
 
 def proved(rpc: Rpc, rows: Sequence[Transaction], at: int) -> list[Transaction]:
     """Return those whose nonce a stranger's transaction has used, in block `at` or below. Raises RpcError."""
+    return _examine(rpc, rows, at)[0]
+
+
+def _examine(
+    rpc: Rpc, rows: Sequence[Transaction], at: int
+) -> "tuple[list[Transaction], dict[Transaction, int]]":
+    """Return what a stranger's transaction took the nonce of, and what the given block holds without a receipt.
+
+    Raises RpcError.
+    """
     lanes = dict(Lane.objects.filter(pk__in={row.lane_id for row in rows}).values_list("pk", "address"))
     counts = rpc.agreed_or_raise(
         [("eth_getTransactionCount", [address, hex(at)]) for address in lanes.values()]
@@ -66,7 +79,22 @@ def proved(rpc: Rpc, rows: Sequence[Transaction], at: int) -> list[Transaction]:
         for attempt, receipt in zip(attempts, receipts, strict=True)
         if receipt is not None
     }
-    return [row for row in taken if row.pk not in ours]
+    bare = [row for row in taken if row.pk not in ours]
+    blocks = used_nonces.held_by_a_block(rpc, bare, lanes, at)
+    return [row for row in bare if row.pk not in blocks], {
+        row: blocks[row.pk] for row in bare if row.pk in blocks
+    }
+
+
+def _tell_of_denied(chain: Chain, denied: "dict[Transaction, int]") -> None:
+    for row, number in denied.items():
+        text = (
+            f"Block {number} of {chain} holds transaction {row.pk}, and the node says that it has no receipt of it, so it "
+            "can't be settled. Let the node index its receipts anew, or ask another one."
+        )
+        open_incident(
+            IncidentKind.NODE_ANOMALY, f"receipt of {row.pk}", text, chain=chain, transaction=str(row.pk)
+        )
 
 
 def requeue(held: Claim[Lane], ids: "Sequence[UUID]", actor: str, reason: str) -> int:

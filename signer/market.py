@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from signer import fees
-from signer.errors import RpcError, RpcTransportError
+from signer.errors import RpcError, RpcNodeError, RpcTransportError
 from signer.fees import Fees, Speed
 from signer.models import Chain
 from signer.rpc import Call, Rpc, quantity
@@ -55,13 +55,15 @@ def read_market(rpc: Rpc, chain: Chain, address: str, more: Sequence[Call] = ())
         LATEST,
         ("eth_getBalance", [address, "latest"]),
         ("eth_getTransactionCount", [address, "latest"]),
-        ("eth_getTransactionCount", [address, "pending"]),
+        ("eth_getTransactionCount", [address.lower(), "pending"]),  # so EthereumJS finds it in its pool
         ("eth_getCode", [address, "latest"]),
         price,
     ]
     # Proved: bytes signed for one chain may be valid on another, and its nonces are not ours.
     answers = rpc.batch([*calls, *more], prove=True)
     own, rest = answers[: len(calls)], answers[len(calls) :]
+    if not legacy and isinstance(own[-1], RpcNodeError):
+        own[-1] = _history_of_young_chain(rpc, own[0], own[-1])
     for answer in own:
         if isinstance(answer, RpcError):
             raise answer
@@ -71,8 +73,17 @@ def read_market(rpc: Rpc, chain: Chain, address: str, more: Sequence[Call] = ())
         raise RpcTransportError(f"{rpc.host} sent an answer of an unknown shape") from None
 
 
-def _fee_history() -> Call:
-    return ("eth_feeHistory", [hex(fees.HISTORY_BLOCKS), "latest", list(fees.PERCENTILES.values())])
+def _fee_history(blocks: int = fees.HISTORY_BLOCKS) -> Call:
+    return ("eth_feeHistory", [hex(blocks), "latest", list(fees.PERCENTILES.values())])
+
+
+def _history_of_young_chain(rpc: Rpc, latest: Any, refusal: RpcNodeError) -> Any:
+    """Return the fees of all blocks there are, or the refusal: EthereumJS has an error for whoever asks for more."""
+    try:
+        blocks = quantity(latest["number"]) + 1
+    except (RpcError, KeyError, TypeError):
+        return refusal
+    return rpc.batch([_fee_history(blocks)], prove=True)[0] if blocks < fees.HISTORY_BLOCKS else refusal
 
 
 def _market(chain: Chain, own: Sequence[Any], legacy: bool) -> Market:

@@ -85,7 +85,7 @@ def draft_of(flight: Flight, reason: Reason, market: Market) -> Draft | None:
         return None
     seq = flight.best.seq + 1
     if reason is Reason.NOOP or flight.best.purpose == Purpose.NOOP:
-        return signing.noop(flight.transaction, seq, flight.nonce, price)
+        return signing.noop(flight.transaction, seq, flight.nonce, price, is_plain=flight.blobs_were_refused)
     return Draft(flight.transaction, seq, Purpose.PAYLOAD, flight.nonce, flight.best.gas_limit, price)
 
 

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from signer.errors import EnvelopeUnsupportedError
+from signer.intrinsic import least_gas
 from signer.states import Envelope, FeeMarket
 from workflows import Command, Operation
 
@@ -196,6 +197,20 @@ class TransactionRequest(Command):
             raise ValueError("a contract creation (no `to`) needs code in `data`")
         if self.valid_until is not None and self.valid_until.tzinfo is None:
             raise ValueError("valid_until needs a time zone")
+        return self
+
+    @model_validator(mode="after")
+    def _gas_limit_is_enough_to_begin(self) -> "TransactionRequest":
+        listed = self.access_list or []
+        least = least_gas(
+            self.data,
+            creates=self.to is None,
+            addresses=len(listed),
+            slots=sum(len(entry.storageKeys) for entry in listed),
+            authorizations=len(self.authorizations),
+        )
+        if self.gas_limit is not None and self.gas_limit < least:
+            raise ValueError(f"gas_limit is too low: {least} is used before any code runs")
         return self
 
     def kind_on(self, fee_market: FeeMarket | str) -> Envelope:

@@ -54,7 +54,8 @@ def lane_difference(lane: Lane) -> Difference:
     head = blocks.fetch_latest(rpc).number
     deep = max(0, head - max(foreign.DEPTH, lane.chain.confirmations))
     answers = rpc.agreed_or_raise(
-        [("eth_getTransactionCount", [lane.address, at]) for at in ("latest", "pending", hex(deep))]
+        # In lower case, for so EthereumJS finds it in its pool.
+        [("eth_getTransactionCount", [lane.address.lower(), at]) for at in ("latest", "pending", hex(deep))]
     )
     latest, pending, final = (quantity(answer) for answer in answers)
     rows = Transaction.objects.filter(lane=lane)

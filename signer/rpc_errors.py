@@ -83,6 +83,7 @@ RULES: tuple[TableRule, ...] = (
     _rule(E.PERMANENT, r"floor data gas"),  # geth core/error.go, EIP-7623
     # geth txpool/errors.go, besu, erigon; reth rpc-eth-types/error
     _rule(E.PERMANENT, r"exceeds (block|max transaction) gas limit"),
+    _rule(E.PERMANENT, r"^tx is too large .{0,20}bytes"),  # ethereumjs service/txpool.ts
     # geth EIP-7825, reth; erigon txpoolcfg; anvil eth/error.rs
     _rule(E.PERMANENT, r"gas limit (is )?(too high|exceeds|greater than)"),
     _rule(
@@ -112,6 +113,9 @@ RULES: tuple[TableRule, ...] = (
         E.PERMANENT, r"(invalid|wrong) chain.?id|chain.?id mismatch"
     ),  # geth core/types, anvil, erigon; besu
     _rule(E.PERMANENT, r"chain.?id (is required|not supported)|signed for another chain"),  # besu; anvil
+    # ethereumjs rpc/modules/eth.ts: junk, a type that it does not know, another chain's id
+    _rule(E.PERMANENT, r"^serialized tx data could not be parsed|^tx needs to be signed$"),
+    _rule(E.PERMANENT, r"^tx of type \d+ unknown$"),  # ethereumjs service/txpool.ts: EIP-7702
     _rule(E.PERMANENT, r"only replay-protected"),  # geth internal/ethapi: unprotected legacy transaction
     _rule(
         E.PERMANENT, r"max priority fee per gas (higher than|exceeds) max fee"
@@ -131,6 +135,7 @@ RULES: tuple[TableRule, ...] = (
     _rule(E.KNOWN, r"already imported"),  # anvil, OpenEthereum
     _rule(E.KNOWN, r"existing txn? with same hash"),  # erigon txpoolcfg
     _rule(E.KNOWN, r"already exists in (the )?(cache|pool|mempool)"),  # klaytn, cosmos-based chains
+    _rule(E.KNOWN, r"this transaction is already in the txpool"),  # ethereumjs service/txpool.ts
     _rule(E.KNOWN, r"\bOwnNonceAlreadyUsed\b"),  # nethermind AcceptTxResult: our own, still pooled
     _rule(
         E.NONCE_LOW, r"nonce too low|\bOldNonce\b|nonce is too low"
@@ -144,6 +149,7 @@ RULES: tuple[TableRule, ...] = (
     # geth, besu, reth; erigon; anvil eth/error.rs
     _rule(E.UNDERPRICED_REPLACEMENT, r"replacement transaction underpriced|could not replace existing"),
     _rule(E.UNDERPRICED_REPLACEMENT, r"gas price to replace existing"),
+    _rule(E.UNDERPRICED_REPLACEMENT, r"^replacement (blob )?gas too low"),  # ethereumjs service/txpool.ts
     _rule(E.UNDERPRICED_REPLACEMENT, r"\bReplacementNotAllowed\b|\bFeeTooLowToCompete\b"),  # nethermind
     _rule(E.LIMIT, r"future transaction tries to replace pending"),  # geth txpool/errors.go; holds "replace"
     # geth core/error.go, anvil, reth; the second of blobs
@@ -157,6 +163,9 @@ RULES: tuple[TableRule, ...] = (
     _rule(
         E.UNDERPRICED, r"(gas price|tip|priority fee).{0,20} below .{0,20}minimum"
     ),  # geth 1.14 txpool, besu; reth
+    _rule(
+        E.UNDERPRICED, r"^tx cannot pay basefee of|^tx does not pay the minimum gas price"
+    ),  # ethereumjs service/txpool.ts
     _rule(E.UNDERPRICED, r"(^|: )underpriced"),  # erigon txpoolcfg
     _rule(
         E.FUNDS, r"insufficient (funds|balance)|\bInsufficientFunds\b"
@@ -164,6 +173,8 @@ RULES: tuple[TableRule, ...] = (
     _rule(E.FUNDS, r"up-?front cost .{0,90}exceeds|upfront cost exceeds"),  # besu, in detail and without
     # geth, reth; erigon txpoolcfg; others
     _rule(E.LIMIT, r"txpool is full|tx ?pool (is )?(full|overflow)|mempool is full|sub-pool is full"),
+    # ethereumjs service/txpool.ts
+    _rule(E.LIMIT, r"^cannot add tx: pool is full|already have max amount of txs for this account"),
     _rule(E.LIMIT, r"(^|: )spammer"),  # erigon: too many of one sender
     _rule(E.LIMIT, r"account limit exceeded|account has too many"),  # geth blobpool; erigon
     _rule(E.LIMIT, r"in-?flight transaction limit|delegated account"),  # geth, EIP-7702 sender
@@ -175,6 +186,10 @@ RULES: tuple[TableRule, ...] = (
     _rule(E.RATE, r"unauthori[sz]ed|forbidden|invalid api key"),  # hosted providers
     # besu; nethermind; besu: a node that follows no chain yet
     _rule(E.RATE, r"initial sync is still in progress|node is syncing|transaction pool not enabled"),
+    # ethereumjs rpc/modules/eth.ts: it has not heard of its consensus client yet
+    _rule(E.RATE, r"client is not aware of the current chain height"),
+    # ethereumjs rpc/modules/eth.ts: it is in the pool, and nobody else was told of it
+    _rule(E.AMBIGUOUS, r"^no peer connection available$"),
 )
 
 

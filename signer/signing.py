@@ -1,8 +1,8 @@
 """From a decision (this transaction, this nonce, these fees) to attempt rows ready to be inserted.
 
 Upheld: every attempt of a transaction is of the same kind (EIP-2718), but for the no-op in place of one with an access
-list or authorisations, which is a plain one. Nothing is written here and nothing is sent. A signature that is never committed is never sent, so signing again
-after a crash, for the same nonce, does no harm.
+list or authorisations, or of blobs that every node refused, which is a plain one. Nothing is written here and nothing is
+sent. A signature that is never committed is never sent, so signing again after a crash, for the same nonce, does no harm.
 """
 
 import hashlib
@@ -53,6 +53,7 @@ class Draft:
     nonce: int
     gas_limit: int
     fees: Fees
+    is_plain: bool = False  # a no-op without blobs: no pool holds any that it would have to replace
 
     @property
     def value(self) -> int:
@@ -61,7 +62,7 @@ class Draft:
     def envelope_on(self, chain: Chain) -> Envelope:
         """Return the kind of transaction to sign."""
         asked = Envelope(self.transaction.envelope)
-        if self.purpose != Purpose.NOOP or asked == Envelope.BLOB:
+        if self.purpose != Purpose.NOOP or (asked == Envelope.BLOB and not self.is_plain):
             return asked
         legacy = asked in GAS_PRICED or chain.fee_market == FeeMarket.LEGACY
         return Envelope.LEGACY if legacy else Envelope.DYNAMIC_FEE
@@ -77,9 +78,9 @@ class Signed:
     pending: list[UUID] = field(default_factory=list)  # keyguard asks people first
 
 
-def noop(row: Transaction, seq: int, nonce: int, fees: Fees) -> Draft:
-    """Return the draft that takes a nonce and does nothing: no value, to itself."""
-    return Draft(row, seq, Purpose.NOOP, nonce, PLAIN_TRANSFER_GAS, fees)
+def noop(row: Transaction, seq: int, nonce: int, fees: Fees, *, is_plain: bool = False) -> Draft:
+    """Return the draft that takes a nonce and does nothing: no value, to itself; is_plain: as of Draft."""
+    return Draft(row, seq, Purpose.NOOP, nonce, PLAIN_TRANSFER_GAS, fees, is_plain)
 
 
 def sign(held: Claim[Lane], chain: Chain, drafts: Sequence[Draft], nonces: Nonces | None = None) -> Signed:

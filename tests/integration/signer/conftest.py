@@ -8,10 +8,11 @@ import pytest
 from dalp.local.servers import AnvilServer
 
 if TYPE_CHECKING:
+    from tests.ethereumjs import EthereumJs
     from tests.integration.signer.coins import Coins
     from tests.integration.signer.custody_server import CustodyServer
     from tests.integration.signer.lying_node import LyingNode
-    from tests.integration.signer.stage import Stage
+    from tests.integration.signer.stage import SecondStage, Stage
 
 
 @pytest.fixture
@@ -28,6 +29,41 @@ def manual(fresh_db: str, start_anvil: Callable[..., AnvilServer]) -> "Stage":
     from tests.integration.signer.stage import Stage
 
     return Stage(start_anvil(extra=["--no-mining"]))
+
+
+@pytest.fixture(scope="session")
+def ethereumjs() -> Iterator["EthereumJs"]:
+    """A second client, for all the tests that leave it usable."""
+    from tests.ethereumjs import EthereumJs
+
+    node = EthereumJs()
+    try:
+        node.start()
+        yield node
+    finally:
+        node.stop()
+
+
+@pytest.fixture
+def second(fresh_db: str, ethereumjs: "EthereumJs") -> "SecondStage":
+    """A stage on EthereumJS, which mines only when told: `second.mine()`, `second.consensus`."""
+    from tests.integration.signer.stage import SecondStage
+
+    return SecondStage(ethereumjs)
+
+
+@pytest.fixture
+def second_alone(fresh_db: str) -> Iterator["SecondStage"]:
+    """As `second`, on a chain that begins with the test and ends with it."""
+    from tests.ethereumjs import EthereumJs
+    from tests.integration.signer.stage import SecondStage
+
+    node = EthereumJs()
+    try:
+        node.start()
+        yield SecondStage(node)
+    finally:
+        node.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import json
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import pytest
@@ -28,24 +28,38 @@ from signer import (
     watching,
 )
 from signer.custody import asking, handing
-from signer.models import Attempt, Lane
+from signer.models import Attempt, Chain, Lane
 from signer.states import IN_FLIGHT
+from tests.ethereumjs import Consensus, EthereumJs
 
 COUNTER = json.loads((Path(__file__).parents[2] / "contracts" / "Counter.json").read_text())
 RICH = hex(10**24)
 
 
-class Stage:
-    """The signer on a chain of this test's own."""
+N = TypeVar("N", AnvilServer, EthereumJs)
 
-    def __init__(self, anvil: AnvilServer, **options: Any) -> None:
-        self.anvil = anvil
-        self.rpc = anvil.rpc
-        self.chain = register_chain(31337, "test", [anvil.url], block_time=0.2, **options)
+
+class AnyStage(Generic[N]):
+    """The signer on a chain of this test's own, whatever node it has."""
+
+    def __init__(self, node: N, **options: Any) -> None:
+        self.node = node
+        self.rpc = node.rpc
+        self.chain = register_chain(31337, "test", [node.url], block_time=0.2, **options)
         self.key = create_key("sender")
-        self.rpc("anvil_setBalance", self.key.address, RICH)
+        self.fund(self.key.address)
         self.counter = Contract(COUNTER["abi"])
         self.number = 0
+
+    def fund(self, address: str) -> None:
+        """Give the address more than a test can spend."""
+        raise NotImplementedError
+
+    def mine(self, blocks: int = 1) -> None:
+        raise NotImplementedError
+
+    def mine_what_came(self) -> None:
+        """Do for a chain what it does by itself where transactions come in."""
 
     def submit(self, **fields: Any) -> Transaction:
         """Submit a plain transfer of 1 wei, or what `fields` say."""
@@ -90,6 +104,7 @@ class Stage:
         while time.monotonic() < deadline:
             for lane_id in Lane.objects.values_list("pk", flat=True):
                 lanes.drain(lane_id)
+            self.mine_what_came()
             self.watch()
             if not Transaction.objects.filter(settled_at__isnull=True).exists():
                 return
@@ -112,6 +127,17 @@ class Stage:
     def attempts(self, transaction_id: UUID) -> list[Attempt]:
         return list(Attempt.objects.filter(transaction_id=transaction_id).order_by("seq"))
 
+
+class Stage(AnyStage[AnvilServer]):
+    """On anvil."""
+
+    @property
+    def anvil(self) -> AnvilServer:
+        return self.node
+
+    def fund(self, address: str) -> None:
+        self.rpc("anvil_setBalance", address, RICH)
+
     def mine(self, blocks: int = 1) -> None:
         for _ in range(blocks):
             self.rpc("evm_mine")
@@ -120,6 +146,31 @@ class Stage:
         """What waits in the node's pool from our address, by nonce."""
         content = self.rpc("txpool_content")["pending"]
         return dict(next((v for k, v in content.items() if k.lower() == self.key.address.lower()), {}))
+
+
+class SecondStage(AnyStage[EthereumJs]):
+    """On EthereumJS, with its consensus client in hand. It mines when told, and while `settle` waits."""
+
+    def __init__(self, node: EthereumJs, **options: Any) -> None:
+        self.consensus = Consensus(node)
+        super().__init__(node, **options)
+
+    def fund(self, address: str) -> None:
+        self.node.give(address, 1000 * 10**18)
+        self.mine()
+
+    def mine(self, blocks: int = 1) -> None:
+        self.consensus.mine(blocks)
+
+    def mine_what_came(self) -> None:
+        self.mine(Chain.objects.get().confirmations)
+
+    def restart(self) -> None:
+        """Have the node die and come back, its pool empty, and hear of the chain's head again."""
+        head = self.consensus.head()
+        self.node.kill()
+        self.node.start()
+        self.consensus.choose(head)
 
 
 class Crash(BaseException):

@@ -12,6 +12,7 @@ from signer.requests import BLS_MODULUS
 from signer.states import FeeMarket
 
 TO = "0xd8dA6BF26964aF9D7eEd9e03E53415D37aA96045"
+SLOT = "0x" + "00" * 31 + "01"
 
 
 def request(**fields: Any) -> TransactionRequest:
@@ -55,6 +56,21 @@ def test_what_cannot_be_sent_is_refused_with_the_field_named(field: str, value: 
     assert field in (*error["loc"], *str(error["msg"]).split())
 
 
+@pytest.mark.parametrize(
+    ("least", "fields"),
+    [
+        (21_000 + 4 + 2 * 16, {"data": "0x00abcd"}),
+        (21_000 + 32_000 + 16, {"to": None, "data": "0xfe"}),
+        (21_000 + 2_400 + 1_900, {"access_list": [{"address": TO, "storageKeys": [SLOT]}]}),
+        (21_000 + 25_000, {"authorizations": [{"authority": "wallet", "delegate": TO}]}),
+    ],
+)
+def test_gas_limit_below_what_any_chain_executes_is_refused(least: int, fields: dict[str, Any]) -> None:
+    assert request(gas_limit=least, **fields).gas_limit == least
+    with pytest.raises(ValidationError, match=f"gas_limit is too low: {least}"):
+        request(gas_limit=least - 1, **fields)
+
+
 def test_largest_value_is_kept_exactly() -> None:
     assert request(value=2**256 - 1).value == 2**256 - 1
 
@@ -73,7 +89,6 @@ def test_same_request_written_differently_has_the_same_fingerprint() -> None:
 # --- Kinds of transactions --------------------------------------------------------------------------------
 
 EMPTY_BLOB = "0x" + "00" * 131_072
-SLOT = "0x" + "00" * 31 + "01"
 AUTHORIZED = {"authorizations": [{"authority": "wallet", "delegate": TO}], "gas_limit": 100_000}
 
 

@@ -135,6 +135,34 @@ TEXTS = [
     ("nonce too far in future", E.NONCE_HIGH),
     ("gas limit reached", E.PERMANENT),
     ("sender not an eoa", E.PERMANENT),
+    # EthereumJS, service/txpool.ts and rpc/modules/eth.ts, as version 0.10.5 said them
+    ("0x93d9ff6b: this transaction is already in the TxPool", E.KNOWN),
+    (
+        "0xf39f tries to send a tx with nonce 0, but account has nonce 1 (tx nonce too low)",
+        E.NONCE_LOW,
+    ),
+    (
+        "replacement gas too low, got tip 1, min: 2, got fee 3, min: 4",
+        E.UNDERPRICED_REPLACEMENT,
+    ),
+    ("replacement blob gas too low, got: 1, min: 2", E.UNDERPRICED_REPLACEMENT),
+    ("Tx cannot pay basefee of 9, have 1 (not within 50% range of current basefee)", E.UNDERPRICED),
+    ("Tx does not pay the minimum gas price of 100000000", E.UNDERPRICED),
+    (
+        "0xf39f does not have enough balance to cover transaction costs, need 2, but have 1 (insufficient balance)",
+        E.FUNDS,
+    ),
+    ("Cannot add tx: pool is full", E.LIMIT),
+    ("Cannot add tx for 0xf39f: already have max amount of txs for this account", E.LIMIT),
+    ("Tx gaslimit of 9 exceeds block gas limit of 8 (exceeds last block gas limit)", E.PERMANENT),
+    ("Tx is too large (140000 bytes) and exceeds the max data size of 131072 bytes", E.PERMANENT),
+    ("tx of type 4 unknown", E.PERMANENT),
+    (
+        "serialized tx data could not be parsed (Common chain ID 4242 not matching the derived chain ID 1)",
+        E.PERMANENT,
+    ),
+    ("client is not aware of the current chain height yet (give sync some more time)", E.RATE),
+    ("no peer connection available", E.AMBIGUOUS),
     # providers
     ("daily request count exceeded, request rate limited: rate limit", E.RATE),
     ("You have exceeded your quota", E.RATE),
