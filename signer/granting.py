@@ -52,7 +52,7 @@ from workflows import FencedError, crashpoint, guard
 log = structlog.get_logger()
 
 # How many waiting transactions are looked at and signed in one go.
-BATCH_SIZE = 200
+BATCH_SIZE = 400
 
 STANDSTILL = {
     LaneState.BLOCKED: SubState.LANE_BLOCKED,

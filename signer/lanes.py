@@ -36,14 +36,17 @@ SLICE_SECONDS = 20
 crashpoint.register("signer.bump_sent", "the node has a replacement, its answer is not recorded")
 
 
-def drain(lane_id: UUID) -> None:
-    """Do all that can be done for the lane now. Returns at once when another worker is at it."""
+def drain(lane_id: UUID) -> bool:
+    """Do all that can be done for the lane now, or nothing when another worker is at it.
+
+    Returns whether it rang for another drain. What came meanwhile is left to that one: lanes that were rung for before come
+    first, and more comes together.
+    """
     queue.heard(f"lane:{lane_id}")
-    deadline = time.monotonic() + SLICE_SECONDS
-    while _drain_once(lane_id, deadline):
-        if time.monotonic() >= deadline:
-            ring_lane(lane_id)
-            return
+    is_left = _drain_once(lane_id, time.monotonic() + SLICE_SECONDS)
+    if is_left:
+        ring_lane(lane_id)
+    return is_left
 
 
 def _drain_once(lane_id: UUID, deadline: float) -> bool:

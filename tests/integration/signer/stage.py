@@ -93,7 +93,9 @@ class AnyStage(Generic[N]):
         return Lane.objects.get(address=self.key.address)
 
     def drain(self) -> None:
-        lanes.drain(self.lane.pk)
+        """Drain the lane, and again as often as a drain rings for the next."""
+        while lanes.drain(self.lane.pk):
+            pass
 
     def watch(self) -> None:
         watching.watch(31337)
