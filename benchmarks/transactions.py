@@ -29,7 +29,8 @@ BATCH = 100
 BLOCK_SECONDS = 1
 TIMEOUT_SECONDS = 300
 ADDRESSES = 16
-# Of the loops that wait for the node at each transaction: what a second of theirs is worth shows with fewer.
+# What is done one by one: what a second of it is worth shows with fewer.
+ALONE = 2000
 LOOPED = 300
 
 KEY = "benchmark"
@@ -50,7 +51,7 @@ def contests(stage: Stage) -> Iterator[Contest]:
         unit="transactions",
         method=(
             f"{TRANSACTIONS} transfers of 1 wei, each time on a fresh anvil with a block per second; the clock starts with a block. "
-            f"DALP: submitted by one process, {BATCH} or one of them in a commit, from one address or {ADDRESSES} in turn; one worker, {POOL} with "
+            f"DALP: submitted by one process, {BATCH} in a commit or each alone ({ALONE}), from one address or {ADDRESSES} in turn; one worker, {POOL} with "
             f"{CONCURRENCY} processes; from the first submission to the last COMPLETED with 1 confirmation. "
             f"Raw, the node's own limit: signed beforehand, in JSON-RPC batches of {BATCH}, from the first send until all are mined. "
             f"web3.py: {LOOPED} by send_transaction with its signing middleware, as its documentation has it: nonce, gas and fee asked for "
@@ -60,7 +61,7 @@ def contests(stage: Stage) -> Iterator[Contest]:
         peers=[
             Peer(f"DALP, {BATCH} a commit", lambda: send_durably(stage, TRANSACTIONS, keys[:1])),
             Peer(f"DALP, {ADDRESSES} addresses", lambda: send_durably(stage, TRANSACTIONS, keys)),
-            Peer("DALP, 1 a commit", lambda: send_durably(stage, TRANSACTIONS, keys[:1], batch=1)),
+            Peer("DALP, 1 a commit", lambda: send_durably(stage, ALONE, keys[:1], batch=1)),
             Peer("raw batches", lambda: send_raw(stage, TRANSACTIONS)),
             Peer("web3.py loop", lambda: send_by_web3(stage, LOOPED)),
         ],
