@@ -107,8 +107,11 @@ class Stage:
         """Wait until no message is left: the sweep sends some twice, and the next measurement must not pay for them."""
         with self.redis.client() as client:
             wait_until(
-                # A queue is several lists, one for each priority.
-                lambda: not any(client.keys(f"{queue}*") for queue in QUEUES) and not client.hlen("unacked"),
+                # A queue is several lists, one for each priority; a colon is in the signer's own keys.
+                lambda: (
+                    not any(client.keys(queue) + client.keys(f"{queue}[^:]*") for queue in QUEUES)
+                    and not client.hlen("unacked")
+                ),
                 60,
                 what="the queues are empty",
                 alive=[self.worker, self.beat],
