@@ -22,8 +22,8 @@ from signer.states import SubState
 
 GAS_MARGIN_PERCENT = 120
 PLAIN_TRANSFER_GAS = 21_000
-# Nodes drop what queues far beyond a block, so no more gas than this share of one is in flight per lane.
-BLOCK_SHARE_PERCENT = 90
+# Nodes drop what queues far beyond a block. With two, the next is full while what the last one took is being written down.
+BLOCKS_AHEAD = 2
 # The chain below may ask more by the time the transaction is mined.
 L1_FEE_MARGIN_PERCENT = 125
 L1_FEE_SELECTOR = "0x49948e0e"  # getL1Fee(bytes), OP Stack's GasPriceOracle
@@ -161,8 +161,7 @@ def _obstacle(ready: Ready, market: Market, committed_wei: int, gas_in_flight: i
     # A pool checks the balance against the cost of all pooled transactions together.
     if market.balance_wei - committed_wei < ready.max_cost_wei:
         return SubState.INSUFFICIENT_FUNDS
-    share = market.block_gas_limit * BLOCK_SHARE_PERCENT // 100
-    if gas_in_flight and gas_in_flight + ready.gas_limit > share:
+    if gas_in_flight and gas_in_flight + ready.gas_limit > BLOCKS_AHEAD * market.block_gas_limit:
         return SubState.LANE_FULL
     return SubState.NONE
 

@@ -30,8 +30,9 @@ from signer.authorities import Nonces
 from signer.errors import ChainMismatchError, RpcError
 from signer.flights import Sky
 from signer.incidents import open_incident
-from signer.market import Market, read_market
+from signer.market import Market, count_with_pool, read_market
 from signer.models import Attempt, Lane, Transaction
+from signer.rpc import quantity
 from signer.signing import Draft
 from signer.standing import block, gives_nonces, tell_of_stranger
 from signer.statements import insert_many, update_each
@@ -170,13 +171,18 @@ def write_down(work: Work, candidates: Sequence[Transaction], admission: Admissi
 
 
 def _ask_and_decide(work: Work, candidates: Sequence[Transaction], sky: Sky) -> Admission:
-    asked = questions(candidates, work.lane.address, work.chain.l1_fee_oracle)
+    asked, is_first = (
+        questions(candidates, work.lane.address, work.chain.l1_fee_oracle),
+        work.lane.next_nonce is None,
+    )
+    more = [*asked.calls, count_with_pool(work.lane.address)] if is_first else asked.calls
     try:
-        market, given = read_market(work.rpc, work.chain, work.lane.address, asked.calls)
+        market, given = read_market(work.rpc, work.chain, work.lane.address, more)
+        pooled = quantity(given.pop()) if is_first else 0
     except (RpcError, ChainMismatchError) as error:
         log.warning("lane_waits", lane=str(work.lane.pk), code=error.code, text=error.message)
         return Admission(waiting=[row.pk for row in candidates], why=SubState.NODE_UNAVAILABLE)
-    _check_nonces(work, market)
+    _check_nonces(work, market, pooled)
     if work.lane.state == LaneState.BLOCKED:
         return Admission(waiting=[row.pk for row in candidates], why=SubState.LANE_BLOCKED)
     sending.send_and_record(work, gaps.fill(work, sky, market), "signer.sent")
@@ -191,14 +197,17 @@ def _ask_and_decide(work: Work, candidates: Sequence[Transaction], sky: Sky) -> 
     return admission
 
 
-def _check_nonces(work: Work, market: Market) -> None:
-    """Learn the first nonce, or notice that somebody else uses this address; then give out no more of them."""
+def _check_nonces(work: Work, market: Market, pooled_nonces: int) -> None:
+    """Learn the first nonce, or notice that somebody else uses this address; then give out no more of them.
+
+    pooled_nonces: asked for with the first only.
+    """
     lane, expected = work.lane, work.lane.next_nonce
     if expected is None:
-        if market.pooled_nonces > market.mined_nonces:
+        if pooled_nonces > market.mined_nonces:
             _block(
                 work,
-                f"the node's pool holds {market.pooled_nonces - market.mined_nonces} transactions of this address "
+                f"the node's pool holds {pooled_nonces - market.mined_nonces} transactions of this address "
                 "that were not sent from here",
             )
         lane.next_nonce = lane.first_nonce = market.mined_nonces

@@ -36,24 +36,32 @@ SLICE_SECONDS = 20
 crashpoint.register("signer.bump_sent", "the node has a replacement, its answer is not recorded")
 
 
-def drain(lane_id: UUID) -> bool:
+def drain(lane_id: UUID, *, only_new: bool = False) -> bool:
     """Do all that can be done for the lane now, or nothing when another worker is at it.
 
-    Returns whether it rang for another drain. What came meanwhile is left to that one: lanes that were rung for before come
-    first, and more comes together.
+    only_new: or nothing when what was submitted was seen to by the drain before, as it is where much is submitted.
+    Returns whether it rang for another drain. What came meanwhile is left to that one: lanes that were rung for before
+    come first, and more comes together.
     """
-    queue.heard(f"lane:{lane_id}")
+    queue.heard(queue.lane_target(lane_id))
+    if only_new and not _has_new(lane_id):
+        return False
     is_left = _drain_once(lane_id, time.monotonic() + SLICE_SECONDS)
     if is_left:
         ring_lane(lane_id)
     return is_left
 
 
+def _has_new(lane_id: UUID) -> bool:
+    """Return whether there is what no drain has seen."""
+    return Transaction.objects.filter(lane=lane_id, state=TransactionState.RECEIVED).exists()
+
+
 def _drain_once(lane_id: UUID, deadline: float) -> bool:
     """Own the lane and work; return whether something happened that the work did not see."""
     seconds = settings.SIGNER["lease_seconds"]
     with queue.lane_lock(lane_id, seconds) as lock:
-        held = claim(Lane, lane_id, seconds) if lock else None
+        held = claim(Lane, lane_id, seconds, related=["chain"]) if lock else None
         if lock is None or held is None:
             return False
         try:
@@ -88,11 +96,13 @@ class Drain:
 
         A wake-up that came while the lane was owned found it so and is gone. RECEIVED means that no drain has seen it.
         """
-        rows = Transaction.objects.filter(lane=self.lane)
-        if rows.filter(state=TransactionState.RECEIVED).exists():
+        if _has_new(self.lane.pk):
             return True
-        full_at = self.work.full_at
-        return full_at is not None and rows.filter(state__in=IN_FLIGHT).count() < full_at
+        full_at, in_flight = (
+            self.work.full_at,
+            Transaction.objects.filter(lane=self.lane, state__in=IN_FLIGHT),
+        )
+        return full_at is not None and in_flight.count() < full_at
 
     def _round(self) -> bool:
         """Return whether another round may find something to do."""

@@ -22,7 +22,6 @@ class Market:
 
     balance_wei: int
     mined_nonces: int  # the address's transaction count in the latest block
-    pooled_nonces: int  # ... with what waits in the node's pool; a hint, never an allocator
     delegated: bool  # the address has code by EIP-7702: a pool holds one transaction of it
     block_gas_limit: int
     base_fee_wei: int
@@ -55,7 +54,6 @@ def read_market(rpc: Rpc, chain: Chain, address: str, more: Sequence[Call] = ())
         LATEST,
         ("eth_getBalance", [address, "latest"]),
         ("eth_getTransactionCount", [address, "latest"]),
-        ("eth_getTransactionCount", [address.lower(), "pending"]),  # so EthereumJS finds it in its pool
         ("eth_getCode", [address, "latest"]),
         price,
     ]
@@ -73,6 +71,14 @@ def read_market(rpc: Rpc, chain: Chain, address: str, more: Sequence[Call] = ())
         raise RpcTransportError(f"{rpc.host} sent an answer of an unknown shape") from None
 
 
+def count_with_pool(address: str) -> Call:
+    """Return what asks for the count of an address's transactions with what waits in the node's pool.
+
+    A hint, never an allocator; and a node may go through its whole pool for it.
+    """
+    return ("eth_getTransactionCount", [address.lower(), "pending"])  # in lower case EthereumJS finds it
+
+
 def _fee_history(blocks: int = fees.HISTORY_BLOCKS) -> Call:
     return ("eth_feeHistory", [hex(blocks), "latest", list(fees.PERCENTILES.values())])
 
@@ -87,7 +93,7 @@ def _history_of_young_chain(rpc: Rpc, latest: Any, refusal: RpcNodeError) -> Any
 
 
 def _market(chain: Chain, own: Sequence[Any], legacy: bool) -> Market:
-    latest, balance, mined, pooled, code, price = own
+    latest, balance, mined, code, price = own
     speeds: tuple[Speed, ...] = ("economy", "standard", "fast")
     if legacy:
         quotes: dict[str, Fees] = {speed: fees.legacy_quote(quantity(price), speed) for speed in speeds}
@@ -96,7 +102,6 @@ def _market(chain: Chain, own: Sequence[Any], legacy: bool) -> Market:
     return Market(
         balance_wei=quantity(balance),
         mined_nonces=quantity(mined),
-        pooled_nonces=quantity(pooled),
         delegated=str(code).lower().startswith(DELEGATION),
         block_gas_limit=quantity(latest["gasLimit"]),
         base_fee_wei=0 if legacy else fees.next_base_fee(price),

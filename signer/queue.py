@@ -6,7 +6,7 @@ the sweep finds what was forgotten; so every failure of Redis is logged and pass
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from uuid import UUID
@@ -24,6 +24,8 @@ R = TypeVar("R")
 
 # A wake-up that was never heard stands in the way of the next no longer than this; the sweep does not wait for it.
 RING_SECONDS = 5
+# How old the count of what waits in a lane may be, where Redis has lost something.
+RIGHTING_SECONDS = 20
 # A set of waiting ids that nobody takes from expires: the rows are in the database.
 WAITING_SECONDS = 24 * 3600
 # After a failure Redis is left alone for a moment, so that a dead server costs one timeout and not one per call.
@@ -74,24 +76,29 @@ def _waiting_key(lane_id: UUID) -> str:
     return f"signer:lane:{lane_id}:waiting"
 
 
+def lane_target(lane_id: UUID) -> str:
+    return f"lane:{lane_id}"
+
+
 def _ring_key(target: str) -> str:
     return f"signer:ring:{target}"
 
 
-def push(lane_id: UUID, entries: Sequence[tuple[UUID, float]], target: str) -> bool:
-    """Add waiting transactions, each with the instant of its submission, to the lane's queue.
+def push(new: Mapping[UUID, Sequence[tuple[UUID, float]]]) -> list[UUID]:
+    """Add to the lanes' queues what waits in each, with the instants of their submission.
 
-    Returns whether a message must be sent to wake `target`, as `ring_wanted` does; all in one round trip.
+    Returns the lanes for which a message must be sent, as `ring_wanted` does; all in one round trip.
     """
 
-    def work() -> bool:
+    def work() -> list[UUID]:
         pipe = client().pipeline(transaction=False)
-        pipe.zadd(_waiting_key(lane_id), {str(pk): instant for pk, instant in entries})
-        pipe.expire(_waiting_key(lane_id), WAITING_SECONDS)
-        pipe.set(_ring_key(target), 1, nx=True, ex=RING_SECONDS)
-        return bool(pipe.execute()[-1])
+        for lane_id, entries in new.items():
+            pipe.zadd(_waiting_key(lane_id), {str(pk): instant for pk, instant in entries})
+            pipe.expire(_waiting_key(lane_id), WAITING_SECONDS)
+            pipe.set(_ring_key(lane_target(lane_id)), 1, nx=True, ex=RING_SECONDS)
+        return [lane_id for lane_id, is_first in zip(new, pipe.execute()[2::3], strict=True) if is_first]
 
-    return _survive("push", True, work) if entries else ring_wanted(target)
+    return _survive("push", list(new), work)
 
 
 def replace_oldest(lane_id: UUID, entries: Sequence[tuple[UUID, float]]) -> None:
@@ -107,6 +114,12 @@ def replace_oldest(lane_id: UUID, entries: Sequence[tuple[UUID, float]]) -> None
 
     if entries:
         _survive("replace", None, work)
+
+
+def righting_wanted(lane_id: UUID) -> bool:
+    """Return whether the lane's queue should be compared with the rows again: once in a while, by one process."""
+    key = f"signer:lane:{lane_id}:righted"
+    return _survive("right", False, lambda: bool(client().set(key, 1, nx=True, ex=RIGHTING_SECONDS)))
 
 
 def take(lane_id: UUID, ids: Sequence[UUID]) -> None:

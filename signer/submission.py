@@ -3,7 +3,9 @@
 From its commit on each will be executed, whatever dies: the row is all that is needed.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
+from uuid import UUID
 
 from django.db import transaction
 from django.utils import timezone
@@ -14,7 +16,7 @@ from signer.chains import find_chain
 from signer.errors import EnvelopeUnsupportedError, IdempotencyConflictError
 from signer.models import Lane, Transaction
 from signer.requests import TransactionRequest
-from signer.ringing import ring_lane_after_commit
+from signer.ringing import queue_after_commit
 from signer.statements import insert_many
 from signer.states import TransactionKind
 from workflows import crashpoint
@@ -54,11 +56,13 @@ def submit_transactions(
         for (request, _), (row, is_new) in zip(requests, found, strict=True):
             if is_new and (request.blobs or request.authorizations):
                 _store_load(row, request)
-        for lane in {lane.pk: lane for lane in lanes.values()}.values():
-            new = [row for row, is_new in found if is_new and row.lane_id == lane.pk]
-            if new:
-                transaction.on_commit(lambda: crashpoint("signer.received"))
-                ring_lane_after_commit(lane.pk, *((row.pk, row.created_at.timestamp()) for row in new))
+        new: dict[UUID, list[tuple[UUID, float]]] = defaultdict(list)
+        for row, is_new in found:
+            if is_new:
+                new[row.lane_id].append((row.pk, row.created_at.timestamp()))
+        if new:
+            transaction.on_commit(lambda: crashpoint("signer.received"))
+            queue_after_commit(new)
     return found
 
 

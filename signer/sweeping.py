@@ -59,11 +59,16 @@ def waiting_lanes() -> None:
     waiting = Transaction.objects.filter(state__in=UNBEGUN, lane__in=free)
     lane_ids = list(waiting.order_by().values_list("lane_id", flat=True).distinct()[:LIMIT])
     for lane_id in lane_ids:
-        # Redis may have lost the lane's queue; it is only a count for people, but a true one.
-        oldest = Transaction.objects.filter(lane_id=lane_id, state__in=UNBEGUN).order_by("created_at")[:LIMIT]
-        entries = [(pk, at.timestamp()) for pk, at in oldest.values_list("pk", "created_at")]
-        queue.replace_oldest(lane_id, entries)
+        if queue.righting_wanted(lane_id):
+            _right_queue(lane_id)
         ring_lane(lane_id)
+
+
+def _right_queue(lane_id: UUID) -> None:
+    """Write the lane's queue anew. Redis may have lost it; it is only a count for people, but a true one."""
+    oldest = Transaction.objects.filter(lane_id=lane_id, state__in=UNBEGUN).order_by("created_at")[:LIMIT]
+    entries = [(pk, at.timestamp()) for pk, at in oldest.values_list("pk", "created_at")]
+    queue.replace_oldest(lane_id, entries)
 
 
 def unsent_lanes() -> None:

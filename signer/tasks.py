@@ -23,14 +23,14 @@ MONEY_SECONDS = 25
 
 
 @shared_task(name="signer.drain", **RETRIED)
-def drain(lane_id: str) -> None:
-    """Give nonces to what waits in a lane, and see to what is in flight."""
+def drain(lane_id: str, only_new: bool = False) -> None:
+    """Give nonces to what waits in a lane, and see to what is in flight; only_new: if something was submitted."""
     chain_id = routing.chain_of(UUID(lane_id))
     if chain_id is None:
         return
     with slowness.visit(chain_id) as may_work:
         if may_work:  # else the chain is slow, and another worker waits for it: the sweep rings again
-            lanes.drain(UUID(lane_id))
+            lanes.drain(UUID(lane_id), only_new=only_new)
 
 
 @shared_task(name="signer.watch", **RETRIED)

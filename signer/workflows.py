@@ -8,7 +8,7 @@ from signer import chains, topping_up
 from signer.errors import RpcError
 from signer.models import Lane
 from signer.requests import Receipt, TransactionRequest
-from signer.ringing import ring_lane_after_commit
+from signer.ringing import after_commit, ring_lane
 from signer.rpc import quantity
 from workflows import Retry, TransientError, Workflow, step
 
@@ -59,5 +59,5 @@ class TopUpLane(Workflow[TopUpInput, ToppedUp]):
     def note(self, input: TopUpInput, fund: list[Receipt]) -> ToppedUp:
         """Note the transfer with the rule, and have the lane go on at once."""
         topping_up.settle(input.lane)
-        ring_lane_after_commit(input.lane)
+        after_commit(lambda: ring_lane(input.lane))
         return ToppedUp(transaction_hash=fund[0].transaction_hash if fund else None)

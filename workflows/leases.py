@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -57,10 +57,18 @@ class Claim(Generic[L]):
         return since(self.claimed_at, self._started)
 
 
-def claim(model: type[L], pk: Any, seconds: float, where: Q | None = None, **updates: Any) -> Claim[L] | None:
+def claim(
+    model: type[L],
+    pk: Any,
+    seconds: float,
+    where: Q | None = None,
+    related: Sequence[str] = (),
+    **updates: Any,
+) -> Claim[L] | None:
     """Take the row over if nobody holds a running lease on it, or return None.
 
-    where: a further condition, checked in the same statement; updates: columns to set with the claim.
+    where: a further condition, checked in the same statement; related: rows to read with it; updates: columns to set
+    with the claim.
     Keeps: of any number of simultaneous callers exactly one gets the row, and the epoch rises by one.
     """
     free = Q(lease_until__isnull=True) | Q(lease_until__lt=db_now())
@@ -71,7 +79,8 @@ def claim(model: type[L], pk: Any, seconds: float, where: Q | None = None, **upd
     )
     if updated == 0:
         return None
-    row = rows.annotate(claimed_at=db_now()).filter(pk=pk, lease_owner=owner).first()
+    found = rows.select_related(*related) if related else rows
+    row = found.annotate(claimed_at=db_now()).filter(pk=pk, lease_owner=owner).first()
     if row is None:  # claimed again by another before it was read: a lease shorter than a query
         return None
     return Claim(row, row.epoch, seconds, cast("Any", row).claimed_at)

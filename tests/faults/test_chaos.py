@@ -44,9 +44,8 @@ def test_nothing_is_lost_or_done_twice_or_stuck_whatever_strikes(tmp_path: Path)
 @pytest.mark.timeout(300)
 @pytest.mark.case("E8")
 def test_chaos_goes_red_without_the_fence(tmp_path: Path) -> None:
-    """It demands that stale workers were fenced. What stops them instead are the tables' constraints."""
+    """It demands that stale workers were fenced. What stops them instead is shown in test_engine."""
     options = ("--seconds", "10", "--workers", "2", "--every", "3", "--only", "frozen", "--in-flight", "30")
     process = chaos(tmp_path, *options, env={"DALP_TEST_DISABLE_FENCE": "true"})
     assert process.returncode == 1
     assert "nothing was fenced" in process.output()
-    assert figure(process, "stopped by a constraint") > 0

@@ -30,6 +30,7 @@ def test_a_killed_worker_s_successor_brings_the_index_to_what_the_chain_shows(li
     live.wait_until(died, 30, what="the worker dies in the middle of a commit")
     assert worker.returncode == KILLED, worker.tail()
     coins.reorg(2, (coins.moves(token, (ANN, CAT, 5)), 1))
+    coins.move(token, *[(ANN, BEN, 1)] * 4)
     head = live.chains[0].block_number()
     live.start_worker(env=QUICK)
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import time
+from abc import ABC, abstractmethod
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -39,7 +40,7 @@ RICH = hex(10**24)
 N = TypeVar("N", AnvilServer, EthereumJs)
 
 
-class AnyStage(Generic[N]):
+class AnyStage(ABC, Generic[N]):
     """The signer on a chain of this test's own, whatever node it has."""
 
     def __init__(self, node: N, **options: Any) -> None:
@@ -51,12 +52,13 @@ class AnyStage(Generic[N]):
         self.counter = Contract(COUNTER["abi"])
         self.number = 0
 
+    @abstractmethod
     def fund(self, address: str) -> None:
         """Give the address more than a test can spend."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mine(self, blocks: int = 1) -> None:
-        raise NotImplementedError
+        """Have the chain make blocks."""
 
     def mine_what_came(self) -> None:
         """Do for a chain what it does by itself where transactions come in."""

@@ -32,7 +32,7 @@ def test_dead_server_costs_one_timeout_and_no_answer(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(queue, "client", lambda: queue.connect("redis://127.0.0.1:1/0"))
     monkeypatch.setitem(queue._rest, "until", 0.0)
     lane = uuid4()
-    assert queue.push(lane, [(uuid4(), 1.0)], "x") is True
+    assert queue.push({lane: [(uuid4(), 1.0)]}) == [lane]
     assert queue.ring_wanted("x") is True
     assert queue.waiting(lane) is None
     with queue.lane_lock(lane, 5) as lock:
@@ -64,8 +64,8 @@ def test_one_wake_up_is_under_way_until_it_is_heard(redis_url: str) -> None:
 
 def test_waiting_transactions_are_counted_once(redis_url: str) -> None:
     lane, one, two = uuid4(), uuid4(), uuid4()
-    queue.push(lane, [(one, 1.0), (two, 2.0)], "x")
-    queue.push(lane, [(one, 1.0)], "x")
+    assert queue.push({lane: [(one, 1.0), (two, 2.0)]}) == [lane]
+    assert queue.push({lane: [(one, 1.0)]}) == []  # a wake-up is under way
     assert queue.waiting(lane) == 2
     queue.take(lane, [one])
     assert queue.waiting(lane) == 1

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import keyguard
+from dalp.local.servers import AnvilServer
 from keyguard.errors import Disposition, KeyguardError
 from signer import queue
 from signer.lanes import drain
@@ -49,19 +50,35 @@ def test_batch_gets_nonces_in_the_order_of_submission(stage: Stage) -> None:
     assert [stage.counted(n) for n in range(40)] == [1] * 40
 
 
-def test_no_more_than_the_cap_is_in_flight(manual: Stage) -> None:
-    for _ in range(20):
-        manual.submit()
+def require_full(manual: Stage, in_flight: int) -> None:
+    """Drain, and find so many in flight and the others waiting for room; then have a block take what it can, and drain."""
     manual.drain()
-    assert manual.in_flight() == 16
+    assert manual.in_flight() == in_flight
     waiting = Transaction.objects.filter(nonce__isnull=True).values_list("state", "sub_state")
     assert set(waiting) == {(TransactionState.QUEUED, "LANE_FULL")}
     manual.mine()
     manual.watch()
     manual.drain()
+
+
+def test_no_more_than_the_cap_is_in_flight(manual: Stage) -> None:
+    for _ in range(20):
+        manual.submit()
+    require_full(manual, 16)
     manual.mine()
     manual.watch()
     assert sorted(n for n in nonces() if n is not None) == list(range(20))
+
+
+def test_no_more_than_two_blocks_of_gas_is_in_flight(
+    fresh_db: str, start_anvil: Callable[..., AnvilServer]
+) -> None:
+    """Nodes drop what queues far beyond a block; with less, each second block would be half empty."""
+    manual = Stage(start_anvil(gas_limit=70_000, extra=["--no-mining"]))
+    for _ in range(10):
+        manual.submit(gas_limit=21_000)
+    require_full(manual, 6)
+    assert sorted(n for n in nonces() if n is not None) == list(range(9))
 
 
 @pytest.mark.case("S3", "S2")
