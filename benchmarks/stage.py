@@ -17,7 +17,7 @@ from dalp.local.servers import HOST, start_postgres, start_redis
 # Celery's own default pool and number of processes.
 POOL, CONCURRENCY = "prefork", os.cpu_count() or 1
 # As their keys in Redis begin; each chain's is beneath signer.
-QUEUES = ("workflows", "signer", "ops")
+QUEUES = ("workflows", "signer", "webhooks", "ops")
 
 
 class Stage:
@@ -69,12 +69,12 @@ class Stage:
             "SENTRY_DSN": "",
         }
 
-    def start_worker(self) -> None:
+    def start_worker(self, processes: int = CONCURRENCY) -> None:
         from benchmarks.workflows import QUEUE_IN_PROCESS
 
         log = self.directory / "worker.log"
         self.worker = start_worker(
-            self.env, log, without=[QUEUE_IN_PROCESS], concurrency=CONCURRENCY, pool=POOL
+            self.env, log, without=[QUEUE_IN_PROCESS], concurrency=processes, pool=POOL
         )
 
     def stop_worker(self) -> None:
@@ -116,6 +116,19 @@ class Stage:
                 what="the queues are empty",
                 alive=[self.worker, self.beat],
             )
+
+    @contextmanager
+    def worked_by(self, processes: int) -> Iterator[None]:
+        """Have a worker with so many processes for the block."""
+        self.settle()
+        self.stop_worker()
+        self.start_worker(processes)
+        try:
+            yield
+        finally:
+            self.settle()
+            self.stop_worker()
+            self.start_worker()
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

@@ -1,5 +1,8 @@
 """Transactions on a chain with a block each second: through the signer, as raw batches, by web3.py.
 
+The node is anvil as it comes. What it takes then is bounded by the gas of its blocks; with roomy blocks, by the processors,
+which it shares with whoever sends.
+
 To be imported when Django is set up.
 """
 
@@ -32,11 +35,15 @@ ADDRESSES = 16
 # What is done one by one: what a second of it is worth shows with fewer.
 ALONE = 2000
 LOOPED = 300
+# A drain waits half its time for the node and the database, and the watcher of a chain has a process to itself.
+PROCESSES = 2 * CONCURRENCY
 
 KEY = "benchmark"
 TARGET = "0x" + "11" * 20
 GAS = 21_000
 GWEI = 10**9
+BLOCK_GAS = 30_000_000
+ROOMY_BLOCK_GAS = 300_000_000
 
 # The signer knows a chain by its id and its genesis: each fresh one is another chain.
 _chain_ids = itertools.count(31337)
@@ -45,14 +52,20 @@ _chain_ids = itertools.count(31337)
 def contests(stage: Stage) -> Iterator[Contest]:
     """Prepare the contest, with warm workers."""
     keys = [create_key(f"{KEY}-{number}").alias for number in range(ADDRESSES)]
-    send_durably(stage, 100, keys)
-    yield Contest(
+    with stage.worked_by(PROCESSES):
+        send_durably(stage, 100, keys)
+        yield contest(stage, keys)
+
+
+def contest(stage: Stage, keys: Sequence[str]) -> Contest:
+    return Contest(
         title="Transactions",
         unit="transactions",
         method=(
             f"{TRANSACTIONS} transfers of 1 wei, each time on a fresh anvil with a block per second; the clock starts with a block. "
+            f"Blocks have room for {BLOCK_GAS} gas, as anvil's do of itself: {BLOCK_GAS // GAS} transfers; roomy ones for {ROOMY_BLOCK_GAS}. "
             f"DALP: submitted by one process, {BATCH} in a commit or each alone ({ALONE}), from one address or {ADDRESSES} in turn; one worker, {POOL} with "
-            f"{CONCURRENCY} processes; from the first submission to the last COMPLETED with 1 confirmation. "
+            f"{PROCESSES} processes; from the first submission to the last COMPLETED with 1 confirmation. "
             f"Raw, the node's own limit: signed beforehand, in JSON-RPC batches of {BATCH}, from the first send until all are mined. "
             f"web3.py: {LOOPED} by send_transaction with its signing middleware, as its documentation has it: nonce, gas and fee asked for "
             "each, signed, sent; then every receipt is waited for. Beat stands still for all but DALP."
@@ -64,14 +77,21 @@ def contests(stage: Stage) -> Iterator[Contest]:
             Peer("DALP, 1 a commit", lambda: send_durably(stage, ALONE, keys[:1], batch=1)),
             Peer("raw batches", lambda: send_raw(stage, TRANSACTIONS)),
             Peer("web3.py loop", lambda: send_by_web3(stage, LOOPED)),
+            Peer(
+                f"DALP, {BATCH} a commit, roomy blocks",
+                lambda: send_durably(stage, TRANSACTIONS, keys[:1], block_gas=ROOMY_BLOCK_GAS),
+            ),
+            Peer("raw batches, roomy blocks", lambda: send_raw(stage, TRANSACTIONS, ROOMY_BLOCK_GAS)),
         ],
     )
 
 
-def send_durably(stage: Stage, count: int, keys: Sequence[str], batch: int = BATCH) -> Sample:
+def send_durably(
+    stage: Stage, count: int, keys: Sequence[str], batch: int = BATCH, block_gas: int = BLOCK_GAS
+) -> Sample:
     label = uuid.uuid4().hex
     addresses = [find_key(key).address for key in keys]
-    with fresh_chain(*addresses) as chain:
+    with fresh_chain(*addresses, block_gas=block_gas) as chain:
         chain_id = register(chain, count)
         requests = [
             (
@@ -120,9 +140,9 @@ def register(chain: AnvilServer, count: int) -> int:
     return chain.chain_id
 
 
-def send_raw(stage: Stage, count: int) -> Sample:
+def send_raw(stage: Stage, count: int, block_gas: int = BLOCK_GAS) -> Sample:
     account = Account.create()
-    with stage.quiet(), fresh_chain(account.address) as chain:
+    with stage.quiet(), fresh_chain(account.address, block_gas=block_gas) as chain:
         signed = [sign(account, chain.chain_id, nonce) for nonce in range(count)]
         session = requests.Session()
         began = start_with_block(chain)
@@ -159,8 +179,8 @@ def send_by_web3(stage: Stage, count: int) -> Sample:
 
 
 @contextmanager
-def fresh_chain(*payers: str) -> Iterator[AnvilServer]:
-    chain = start_anvil(block_time=BLOCK_SECONDS, chain_id=next(_chain_ids), gas_limit=300_000_000)
+def fresh_chain(*payers: str, block_gas: int = BLOCK_GAS) -> Iterator[AnvilServer]:
+    chain = start_anvil(block_time=BLOCK_SECONDS, chain_id=next(_chain_ids), gas_limit=block_gas)
     try:
         for payer in payers:
             chain.fund(payer)
