@@ -53,7 +53,7 @@ def declare_queues() -> None:
     """Tell Celery every queue that a workflow names, so that a worker started without options serves them all."""
     from workflows import definitions
 
-    names = {"workflows", "signer", "ops"}
+    names = {"workflows", "signer", "webhooks", "ops"}
     for definition in definitions():
         names |= {definition.queue, *(step.queue for step in definition.steps)}
     app.conf.task_queues = [Queue(name, routing_key=name) for name in sorted(names)]  # type: ignore[no-untyped-call]

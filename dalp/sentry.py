@@ -4,14 +4,17 @@ from typing import Any
 
 from django.conf import settings
 
+# Whose local variables may be a plaintext key, or a receiver's secret or URL.
+SILENT = ("keyguard.", "dalp.webhooks.", "dalp.api.webhooks.")
+
 
 def drop_variables(event: dict[str, Any]) -> None:
-    """Remove the local variables of keyguard's frames: a plaintext key may be among them."""
+    """Remove the local variables of frames that secrets may be among."""
     traces = [value.get("stacktrace") for value in (event.get("exception") or {}).get("values") or []]
     traces += [value.get("stacktrace") for value in (event.get("threads") or {}).get("values") or []]
     for trace in traces:
         for frame in (trace or {}).get("frames") or []:
-            if str(frame.get("module", "")).split(".")[0] == "keyguard":
+            if f"{frame.get('module', '')}.".startswith(SILENT):
                 frame.pop("vars", None)
 
 

@@ -42,6 +42,8 @@ DEVELOPMENT_SECRET_KEY = "development-only-secret-key-that-everybody-knows"  # n
 DEVELOPMENT_KEK = "ZGV2ZWxvcG1lbnQtb25seS1rZWstMzItYnl0ZXMhISE="
 
 SECRET_KEY = env.str("SECRET_KEY", default="") or DEVELOPMENT_SECRET_KEY
+# Of a key that was replaced: what it encrypted (secrets of webhooks) or signed (sessions) can still be read.
+SECRET_KEY_FALLBACKS: list[str] = env.list("SECRET_KEY_FALLBACKS", default=[])
 KEYGUARD_KEK = env.str("KEYGUARD_KEK", default="") or DEVELOPMENT_KEK
 ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 
@@ -68,6 +70,7 @@ INSTALLED_APPS = [
     "signer",
     "dalp",
     "dalp.assets",
+    "dalp.webhooks",
     *env.list("DALP_APPS", default=[]),
 ]
 
@@ -171,6 +174,8 @@ CELERY_TASK_ANNOTATIONS = {
         "signer.check_money",
         "dalp.diagnose",
         "dalp.mail_incident",
+        "webhooks.deliver",
+        "webhooks.forget",
     )
 }
 CELERY_WORKER_MAX_TASKS_PER_CHILD = 2000
@@ -190,6 +195,7 @@ CELERY_TASK_ROUTES = (
         "workflows.*": {"queue": "workflows"},
         "signer.*": {"queue": "signer"},
         "dalp.*": {"queue": "ops"},
+        "webhooks.*": {"queue": "webhooks"},
     },
 )
 # In memory: every entry is an interval or a crontab, so beat needs no file of its own and any number may run.
@@ -199,6 +205,12 @@ CELERY_BEAT_SCHEDULE = {
     "workflows-sweep": {"task": "workflows.sweep", "schedule": 1.0, "options": {"expires": 5}},
     "signer-sweep": {"task": "signer.sweep", "schedule": 1.0, "options": {"expires": 5}},
     "signer-money": {"task": "signer.money", "schedule": 30.0, "options": {"expires": 25}},
+    "webhooks-deliver": {"task": "webhooks.deliver", "schedule": 1.0, "options": {"expires": 5}},
+    "webhooks-forget": {
+        "task": "webhooks.forget",
+        "schedule": crontab(minute=37),
+        "options": {"expires": 1800},
+    },
     "diagnose": {"task": "dalp.diagnose", "schedule": crontab(minute=7), "options": {"expires": 1800}},
 }
 
@@ -247,6 +259,8 @@ SIGNER = knobs(
     index_slice_seconds=3,
     low_runway_hours=6,
 )
+# Whether webhooks may go to this machine and its neighbours, and without TLS. On one's own machine they have to.
+WEBHOOK_ALLOW_PRIVATE = env.bool("WEBHOOK_ALLOW_PRIVATE", default=DEBUG)
 IDENTITY_PROVIDER_URL = env.str("IDENTITY_PROVIDER_URL", default="")
 
 # --- Mail, logs, errors -----------------------------------------------------------------------------------

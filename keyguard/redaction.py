@@ -18,7 +18,8 @@ _HASH_NAME = re.compile(
     r"(?:^|_)(?:hash|hashes|sha256|fingerprint|topics?|salt|root)$|(?:Hash|^transactionHash)$"
 )
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
-_BASE64_32 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{43}=(?![A-Za-z0-9+/=_-])")
+# whsec_: the secret of a webhook.
+_BASE64_32 = re.compile(r"(?:whsec_|(?<![A-Za-z0-9+/_-]))[A-Za-z0-9+/_-]{43}=(?![A-Za-z0-9+/=_-])")
 _BYTES_TEXT = re.compile(r"""\bb(?:'(?:[^'\\]|\\.){16,}'|"(?:[^"\\]|\\.){16,}")""")
 _SECRET_NAME = re.compile(
     r"(?:^|_)(?:secret|secret_key|private_key|priv_key|mnemonic|seed_phrase|kek|dek|wrapped_dek|passphrase|raw|raw_transaction)$",

@@ -239,3 +239,4 @@ class IncidentKind(TextChoices):
     UNKNOWN_ERROR = "UNKNOWN_ERROR", "a node refuses in words that no rule knows"
     INDEX_FAILED = "INDEX_FAILED", "a handler of events fails"
     CUSTODY_ALTERED = "CUSTODY_ALTERED", "a custody sent something else than it was asked"
+    WEBHOOK_FAILED = "WEBHOOK_FAILED", "a receiver of webhooks does not take what it is sent"

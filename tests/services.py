@@ -43,7 +43,7 @@ class Services:
 
     def __init__(self) -> None:
         self.database, self.warning = chosen_database()
-        self.directory = Path(tempfile.mkdtemp(prefix="dalp-tests-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="dalp-tests-", dir=servers.memory()))
         self.redis_port, self.postgres_port = servers.free_port(), servers.free_port()
         self.postgres_password = "tests"
         self.redis: servers.RedisServer | None = None

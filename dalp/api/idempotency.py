@@ -12,6 +12,7 @@ from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import OperationalError, connection, transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from dalp.api.auth import caller
@@ -78,7 +79,13 @@ def record_for(token: ApiToken, request: HttpRequest, key: str, body_sha256: str
             "Repeat the request in a second.",
             retryable=True,
         ) from None
-    return IdempotencyRecord.objects.get(token=token, method=method, path=request.path, key=key)
+    return _records_of(token, request, key).get()
+
+
+def _records_of(token: ApiToken, request: HttpRequest, key: str) -> "QuerySet[IdempotencyRecord]":
+    """Return the record of this key, by this caller, for this path; or nothing."""
+    method = request.method or ""
+    return IdempotencyRecord.objects.filter(token=token, method=method, path=request.path, key=key)
 
 
 def first_answer(record: IdempotencyRecord, body_sha256: str) -> HttpResponse:
@@ -94,6 +101,11 @@ def first_answer(record: IdempotencyRecord, body_sha256: str) -> HttpResponse:
     response = JsonResponse(record.body, status=record.status or 200)
     response["Idempotent-Replayed"] = "true"
     return response
+
+
+def is_answered(request: HttpRequest) -> bool:
+    """Return whether a request with this key has been answered: then nothing needs to be asked outside for it."""
+    return _records_of(caller(request), request, key_of(request)).filter(status__isnull=False).exists()
 
 
 def once(

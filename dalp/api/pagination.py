@@ -35,13 +35,13 @@ class Page(Schema):
     created_after: AwareDatetime | None = None
 
 
-def encode_cursor(identifier: UUID) -> str:
+def encode_cursor(identifier: UUID | int) -> str:
     """Return the cursor of the page that follows this id."""
-    return base64.urlsafe_b64encode(identifier.bytes).decode().rstrip("=")
+    return base64.urlsafe_b64encode(int(identifier).to_bytes(16)).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str) -> UUID:
-    """Return the id in a cursor; raises ProblemError 422."""
+    """Return the id in a cursor, which to a column of numbers is a number; raises ProblemError 422."""
     try:
         return UUID(bytes=base64.b64decode(cursor + "==", altchars=b"-_", validate=True))
     except (binascii.Error, ValueError):

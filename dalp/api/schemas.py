@@ -328,6 +328,49 @@ class Resync(Schema):
     lane: Lane
 
 
+class Webhook(Schema):
+    """A receiver of events."""
+
+    id: str
+    host: str = Field(description="of its URL, which is not shown: it may hold a key")
+    events: list[str]
+    description: str
+    enabled: bool
+    disabled_because: str
+    pending: int
+    pending_since: str | None = Field(description="the oldest event that it has not taken")
+    dead: int = Field(description="given up; they may be replayed")
+    paused_until: str | None = Field(description="it was not there, and is left alone until then")
+    delivered_at: str | None = Field(description="when it last took an event")
+    last_error: str
+    last_error_at: str | None
+    created_at: str
+
+
+class WebhookWithSecret(Webhook):
+    """A receiver and what its deliveries are signed with."""
+
+    secret: str | None = Field(description="shown once: null when the request is repeated")
+
+
+class Delivery(Schema):
+    """An event for one receiver."""
+
+    id: str = Field(description="the header webhook-id, the same at every attempt")
+    webhook_id: str
+    transaction_id: str | None = Field(description="null: an event for a trial")
+    type: str
+    state: str
+    attempts: int
+    next_at: str | None = Field(
+        description="when it is sent, at the earliest; null when it is not sent again"
+    )
+    last_status: int | None
+    last_error: str
+    created_at: str
+    settled_at: str | None
+
+
 READ_ERRORS: dict[Any, Any] = {frozenset({401, 403, 404, 422}): Problem}
 WRITE_ERRORS: dict[Any, Any] = {frozenset({400, 401, 403, 404, 409, 413, 422}): Problem}
 

@@ -55,6 +55,8 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
     ],
     "Platform": [
         ("API tokens", "api", "admin:dalp_apitoken_changelist"),
+        ("Webhooks", "webhook", "admin:webhooks_webhook_changelist"),
+        ("Webhook deliveries", "outbox", "admin:webhooks_delivery_changelist"),
         ("Idempotency records", "filter_1", "admin:dalp_idempotencyrecord_changelist"),
         ("Operational task results", "task_alt", "admin:django_celery_results_taskresult_changelist"),
         ("People", "person", "admin:auth_user_changelist"),

@@ -189,9 +189,11 @@ def nonces_of(sender: str, counted: Any) -> str:
 
 
 def end(number: int, _frame: FrameType | None) -> NoReturn:
-    """Raise SystemExit, and again in a moment unless `main` has seen it: in a callback Python drops what is raised."""
+    """Raise what ends `main`, and again in a moment unless it has seen it: in a callback Python drops what is raised."""
     signal.signal(signal.SIGALRM, lambda _number, frame: end(number, frame))
     signal.setitimer(signal.ITIMER_REAL, 0.3)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise SystemExit(128 + number)
 
 
@@ -203,9 +205,8 @@ def main() -> int:
         "--directory", type=Path, default=ROOT / ".demo", help="for the database and logs; emptied"
     )
     options = parser.parse_args()
-    # Even where a script started us in the background, which leaves SIGINT ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: where a script started us in the background, it would be ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
     console = Console()
     stage = None

@@ -287,6 +287,7 @@ class Migration(migrations.Migration):
                             ("UNKNOWN_ERROR", "a node refuses in words that no rule knows"),
                             ("INDEX_FAILED", "a handler of events fails"),
                             ("CUSTODY_ALTERED", "a custody sent something else than it was asked"),
+                            ("WEBHOOK_FAILED", "a receiver of webhooks does not take what it is sent"),
                         ],
                         max_length=30,
                     ),

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -14,6 +13,7 @@ import requests
 import urllib3
 
 from signer.errors import RpcError, RpcNodeError, RpcRejectedError, RpcTooLargeError, RpcTransportError
+from signer.retry_after import asked_seconds
 from signer.rpc import answers as bodies
 from signer.rpc.connections import ThreadSessions, Waiting, waiting_with
 from signer.rpc.door import BATCH_SIZE, Call, Rpc, portion
@@ -119,19 +119,6 @@ class Node(Rpc):
 
 
 def retry_after(header: str | None, now: float) -> float | None:
-    """Return the seconds that a Retry-After header asks for, within reason; None where it says nothing sensible.
-
-    now: seconds since 1970. The header holds seconds or a date (RFC 9110, 10.2.3).
-    """
-    if not header:
-        return None
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(header).timestamp() - datetime.fromtimestamp(now, UTC).timestamp()
-        except ValueError:
-            return None
-    if not seconds >= 0:  # negative, or not a number
-        return None
-    return min(max(seconds, 1.0), RETRY_AFTER_SECONDS_MAX)
+    """Return the seconds that a Retry-After header asks for, within reason; now: seconds since 1970."""
+    seconds = asked_seconds(header, datetime.fromtimestamp(now, UTC))
+    return None if seconds is None else min(max(seconds, 1.0), RETRY_AFTER_SECONDS_MAX)

@@ -95,7 +95,7 @@ def test_every_model_of_ours_has_a_page(db: None) -> None:
 
     ours = {
         model
-        for label in ("workflows", "signer", "keyguard", "dalp", "assets")
+        for label in ("workflows", "signer", "keyguard", "dalp", "assets", "webhooks")
         for model in apps.get_app_config(label).get_models()
     }
     inline = {

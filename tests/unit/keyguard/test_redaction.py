@@ -40,6 +40,7 @@ PEM = "-----BEGIN EC PRIVATE KEY-----\nMHQCAQEEIA==\n-----END EC PRIVATE KEY----
         {"vars": {"secret": [1, 2, 3]}},
         base64.b64encode(SECRET).decode(),
         f"KEYGUARD_KEK={base64.b64encode(SECRET).decode()}",
+        f"whsec_{base64.b64encode(SECRET).decode()}",
         {"raw": "0x02f8" + HEX * 3},
         PEM,
         f"{PEM[:60]}",
