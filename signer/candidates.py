@@ -116,8 +116,7 @@ class Receipts:
         wanted = {number for number, count in blocks.items() if number is not None and count >= WORTH_A_BLOCK}
         if newly >= WORTH_A_BLOCK * max(1, len(fresh)):
             wanted |= set(fresh)
-        if len(wanted) > BLOCKS_MAX:
-            return {}
+        wanted = set(sorted(wanted)[:BLOCKS_MAX])
         self._blocks = {
             number: block
             for number, block in self._blocks.items()

@@ -28,6 +28,8 @@ RING_SECONDS = 5
 RIGHTING_SECONDS = 20
 # A set of waiting ids that nobody takes from expires: the rows are in the database.
 WAITING_SECONDS = 24 * 3600
+# What was turned away from a slow chain; the sweep finds it, too.
+TURNED_AWAY_SECONDS = 60
 # After a failure Redis is left alone for a moment, so that a dead server costs one timeout and not one per call.
 REST_SECONDS = 2.0
 
@@ -162,6 +164,10 @@ def _place_key(chain_id: int) -> str:
     return f"chains:{chain_id}:place"
 
 
+def _turned_away_key(chain_id: int) -> str:
+    return f"chains:{chain_id}:turned_away"
+
+
 def mark_slow(chain_id: int, seconds: int) -> None:
     """Tell the other workers that calls to this chain take long."""
     _survive("slow", None, lambda: _ignore(client().set(_slow_key(chain_id), 1, ex=seconds)))
@@ -187,6 +193,28 @@ def return_place(chain_id: int, token: str) -> None:
             client().delete(_place_key(chain_id))
 
     _survive("place", None, work)
+
+
+def turn_away(chain_id: int, lane_id: UUID) -> None:
+    """Remember a lane's wake-up for whoever leaves the chain next; it is not heard, so that the sweep sends no others."""
+
+    def work() -> None:
+        pipe = client().pipeline(transaction=False)
+        pipe.sadd(_turned_away_key(chain_id), str(lane_id))
+        pipe.expire(_turned_away_key(chain_id), TURNED_AWAY_SECONDS)
+        pipe.execute()
+
+    _survive("turn away", None, work)
+
+
+def next_turned_away(chain_id: int) -> UUID | None:
+    """Return a lane of the chain whose wake-up was turned away, once."""
+
+    def work() -> UUID | None:
+        found: Any = client().spop(_turned_away_key(chain_id))
+        return UUID(found) if found else None
+
+    return _survive("next", None, work)
 
 
 # --- One worker at a time for a lane --------------------------------------------------------------------------

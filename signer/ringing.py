@@ -18,6 +18,11 @@ def ring_lane(lane_id: UUID) -> None:
         _ring(queue.lane_target(lane_id), "drain", str(lane_id))
 
 
+def ring_again(lane_id: UUID) -> None:
+    """Have a worker look at a lane whose wake-up was turned away."""
+    _ring(queue.lane_target(lane_id), "drain", str(lane_id))
+
+
 def queue_after_commit(new: Mapping[UUID, Sequence[tuple[UUID, float]]]) -> None:
     """Once the caller's database transaction is committed, queue what is new in each lane, and wake the lanes.
 

@@ -18,6 +18,8 @@ from signer.models import Chain, Lane
 log = structlog.get_logger()
 
 SERVE_CHAINS = "serve_chains"
+# Zero is what comes first. Drains may be many and long, and what a watcher reads makes room for them.
+AFTER_WATCHERS = 3
 
 
 def queue_of(chain_id: int) -> str:
@@ -31,13 +33,13 @@ def queues() -> list[str]:
 
 def route(
     name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Any, **_: Any
-) -> dict[str, str] | None:
+) -> dict[str, Any] | None:
     """Return where a task goes when it belongs to a chain; a router for Celery."""
     if name in ("signer.watch", "signer.probe", "signer.index"):
         return {"queue": queue_of(int(args[0]))}
     if name == "signer.drain":
         chain_id = chain_of(UUID(str(args[0])))
-        return None if chain_id is None else {"queue": queue_of(chain_id)}
+        return None if chain_id is None else {"queue": queue_of(chain_id), "priority": AFTER_WATCHERS}
     return None
 
 

@@ -1,8 +1,8 @@
 """One drain at a time, in all workers, for a chain that is slow: so it does not hold up the others.
 
 Whoever waits unusually long for a node marks the chain. While the mark lasts a drain needs the chain's one place; a
-drain that does not get it goes away at once, and is rung again by the sweep. All of it is in Redis and expires: losing
-it costs the other chains time, never correctness.
+drain that does not get it goes away at once, and whoever leaves the chain next rings for one of these. All of it is in
+Redis and expires: losing it costs time, never correctness.
 """
 
 from collections.abc import Iterator

@@ -3,13 +3,17 @@
 Each move is a conditional UPDATE on the state that it leaves. What has a nonce already is seen through in every state.
 """
 
+from collections.abc import Collection
+from uuid import UUID
+
 import structlog
 from django.db import transaction
+from django.db.models import Exists, OuterRef, Q
 
 from signer.flights import Sky
 from signer.incidents import close_incident, open_incident
-from signer.models import Lane, Transaction
-from signer.states import IncidentKind, LaneState, TransactionState
+from signer.models import Incident, Lane, Transaction
+from signer.states import WAITING, IncidentKind, LaneState, TransactionState
 from workflows import Claim, guard
 
 log = structlog.get_logger()
@@ -62,6 +66,16 @@ def has_drained(held: Claim[Lane], sky: Sky) -> bool:
     with transaction.atomic():
         guard(held)
         return move(held.row, LaneState.PAUSED, f"drained: {held.row.state_reason}")
+
+
+def waiting_lanes(ids: Collection[UUID]) -> list[UUID]:
+    """Return those of the lanes in which something waits until less is in flight."""
+    waits = Transaction.objects.filter(lane=OuterRef("pk"), state__in=WAITING).order_by()
+    told = Incident.objects.filter(lane=OuterRef("pk"), kind=IncidentKind.FEE_CAPPED, closed_at__isnull=True)
+    lanes = Lane.objects.filter(
+        Exists(waits) | Exists(told.order_by()) | Q(state=LaneState.DRAINING), pk__in=ids
+    )
+    return list(lanes.order_by().values_list("pk", flat=True))
 
 
 def gives_nonces(lane: Lane) -> bool:

@@ -7,6 +7,7 @@ from django.db import InterfaceError, OperationalError
 
 from signer import chains, lanes, money, queue, routing, slowness, sweeping, watching
 from signer.events import indexing
+from signer.ringing import ring_again
 
 # A database that is away for a moment: the message is worth more than a log line, though the sweep would replace it.
 RETRIED = {
@@ -29,8 +30,12 @@ def drain(lane_id: str, only_new: bool = False) -> None:
     if chain_id is None:
         return
     with slowness.visit(chain_id) as may_work:
-        if may_work:  # else the chain is slow, and another worker waits for it: the sweep rings again
+        if may_work:
             lanes.drain(UUID(lane_id), only_new=only_new)
+        else:  # the chain is slow, and another worker waits for it: its drain rings when it has ended
+            queue.turn_away(chain_id, UUID(lane_id))
+    if may_work and (next_lane := queue.next_turned_away(chain_id)):
+        ring_again(next_lane)
 
 
 @shared_task(name="signer.watch", **RETRIED)

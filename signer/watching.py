@@ -7,8 +7,7 @@ counts, and an error is never read as "no receipt".
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +23,7 @@ from signer.models import Attempt, Chain, Transaction
 from signer.receipts import Finding, Verdict, judge, lowest_block
 from signer.ringing import after_commit, ring_chain, ring_lane
 from signer.rpc.heads import heads
+from signer.standing import waiting_lanes
 from signer.statements import update_each
 from signer.states import IN_FLIGHT, Finality, Purpose, SubState, TransactionState
 from workflows import Claim, FencedError, claim, crashpoint, guard, keep, release
@@ -62,7 +62,9 @@ class Watch:
         self.ledger = Ledger(held, self.rpc)
         self.receipts = Receipts(self.rpc)
         self._read_head = ""  # nothing can be new while this is the head
-        self._read_number: int | None = None
+        # Whoever watched before has read what it followed, but for the last block when it died.
+        known = held.row.head_number
+        self._read_number = None if known is None else known - 1
 
     def run(self, seconds: float) -> None:
         """Poll until nothing is in flight or the slice is used."""
@@ -186,8 +188,7 @@ class Watch:
             crashpoint("signer.settling")
             settling.tell_workflows(settled)
             after_commit(lambda: crashpoint("signer.settled"))
-            for lane_id in {lane_id for lane_id, _ in final}:
-                after_commit(partial(ring_lane, lane_id))
+            after_commit(lambda: _wake({lane_id for lane_id, _ in final}))
         if reopened:
             log.warning("blocks_orphaned_unseen", chain=self.chain.pk, blocks=len(orphans), reopened=reopened)
         for candidate, verdict in found:
@@ -233,6 +234,12 @@ class Watch:
                 block["error"] = None
             settling.end_mined(winners, state, now, sub_state=afterword, **block)
         return settled
+
+
+def _wake(settled: Collection[UUID]) -> None:
+    """Wake those of the lanes in which something waited for the end of what was settled."""
+    for lane_id in waiting_lanes(settled) if settled else ():
+        ring_lane(lane_id)
 
 
 def _lost_its_block(row: Transaction, canonical: Mapping[int, str]) -> bool:

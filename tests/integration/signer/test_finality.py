@@ -1,11 +1,12 @@
 """When a block counts as final, and the second look at what was settled."""
 
 from collections.abc import Iterator
+from uuid import UUID
 
 import pytest
 from django.utils import timezone
 
-from signer.models import Attempt, Chain, Incident, Transaction
+from signer.models import Attempt, Chain, Incident, Lane, Transaction
 from signer.watching import Watch
 from tests.integration.signer.lying_node import LyingNode
 from tests.integration.signer.stage import Stage
@@ -104,6 +105,51 @@ def test_receipts_of_a_full_block_are_asked_for_as_a_whole(
     assert liar.seen["eth_getBlockReceipts"] == (1 if count >= 10 else 0)
     assert liar.seen["eth_getTransactionReceipt"] == (0 if count >= 10 else count)
     assert sum(liar.seen.values()) < (10 if count >= 10 else count + 10)
+
+
+def test_what_was_mined_between_two_watches_is_asked_for_by_the_block(manual: Stage, liar: LyingNode) -> None:
+    Chain.objects.update(max_in_flight=100)
+    manual.submit()
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    rows = []
+    for _ in range(5):
+        rows += [manual.submit(gas_limit=21_000) for _ in range(12)]
+        manual.drain()
+        manual.mine()
+    liar.seen.clear()
+    manual.watch()
+    assert {state(row) for row in rows} == {"COMPLETED"}
+    assert liar.seen["eth_getTransactionReceipt"] == 0
+    assert liar.seen["eth_getBlockReceipts"] == 6, (
+        "the five, and the last of before, in case its watcher died"
+    )
+
+
+def test_lanes_are_woken_by_what_ends_only_where_something_waits_for_it(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung: list[UUID] = []
+    monkeypatch.setattr("signer.watching.ring_lane", rung.append)
+    manual.submit()
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    assert rung == []
+    Chain.objects.update(max_in_flight=1)
+    manual.submit()
+    manual.submit()
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    assert rung == [manual.lane.pk], "there was no room for the second"
+    manual.drain()
+    rung.clear()
+    Lane.objects.update(state="DRAINING", state_reason="a person wants it")
+    manual.mine()
+    manual.watch()
+    assert rung == [manual.lane.pk], "it is empty now"
 
 
 @pytest.fixture

@@ -171,6 +171,31 @@ def test_slow_chain_gets_one_drain_at_a_time_and_the_others_leave_at_once(
 
 
 @pytest.mark.case("S24")
+def test_whoever_leaves_a_slow_chain_rings_for_those_that_it_kept_away(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from signer.tasks import drain
+
+    rung: list[str] = []
+    monkeypatch.setattr("signer.ringing._ring", lambda target, *_: rung.append(target))
+    queue.client().flushdb()
+    row = manual.submit()
+    target = queue.lane_target(row.lane_id)
+    queue.mark_slow(31337, 10)
+    queue.take_place(31337, "another worker", 30)
+    drain(str(row.lane_id))
+    row.refresh_from_db()
+    assert row.state == TransactionState.RECEIVED
+    queue.return_place(31337, "another worker")
+    rung.clear()
+    drain(str(row.lane_id))
+    drain(str(row.lane_id))
+    assert rung.count(target) == 1, "whoever leaves next rings, once"
+    row.refresh_from_db()
+    assert row.state == TransactionState.BROADCASTING
+
+
+@pytest.mark.case("S24")
 def test_whoever_has_no_place_gives_up_waiting(
     manual: Stage, liar: LyingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

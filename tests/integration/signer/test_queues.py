@@ -34,6 +34,16 @@ def test_a_task_goes_to_the_queue_of_its_chain(stage: Stage) -> None:
     assert queue_of("signer.drain", "00000000-0000-0000-0000-000000000000") == "signer"
 
 
+def test_what_a_watcher_reads_comes_before_any_number_of_drains(stage: Stage) -> None:
+    from dalp.celery import app
+
+    def priority(name: str, *args: Any) -> int:
+        return int(app.amqp.router.route({}, name, args=args).get("priority", 0))
+
+    stage.submit()
+    assert priority("signer.watch", 31337) < priority("signer.drain", str(stage.lane.pk))
+
+
 @pytest.mark.case("S24")
 def test_workers_serve_chains_that_come_later_unless_they_were_told_what_to_serve(
     live: Live, anvil: AnvilServer, start_anvil: Any, monkeypatch: pytest.MonkeyPatch
