@@ -259,6 +259,10 @@ SIGNER = knobs(
     index_slice_seconds=3,
     low_runway_hours=6,
 )
+KEYGUARD = knobs("KEYGUARD", approval_seconds=3600, approved_seconds=86_400)
+# Whose members must approve a change of policy, and how many of them; without a group nobody is asked.
+KEYGUARD_POLICY_GROUP = env.str("KEYGUARD_POLICY_GROUP", default="")
+KEYGUARD_POLICY_APPROVALS = env.int("KEYGUARD_POLICY_APPROVALS", default=1)
 # Whether webhooks may go to this machine and its neighbours, and without TLS. On one's own machine they have to.
 WEBHOOK_ALLOW_PRIVATE = env.bool("WEBHOOK_ALLOW_PRIVATE", default=DEBUG)
 IDENTITY_PROVIDER_URL = env.str("IDENTITY_PROVIDER_URL", default="")

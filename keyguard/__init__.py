@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from keyguard.keys import find_key as find_key
     from keyguard.keys import find_keys as find_keys
     from keyguard.keys import import_key as import_key
+    from keyguard.policies.asking import answers as answers
+    from keyguard.policies.asking import expire as expire_questions
+    from keyguard.policies.asking import on_answer as on_answer
     from keyguard.redaction import scrub as scrub_secrets
     from keyguard.signing import SignedTransaction as SignedTransaction
     from keyguard.signing import sign_authorization as sign_authorization
@@ -63,6 +66,9 @@ _LAZY = {
     "SignedAuthorization": ("keyguard.authorizations", "SignedAuthorization"),
     "SignedTransaction": ("keyguard.signing", "SignedTransaction"),
     "SigningRequest": ("keyguard.jobs", "SigningRequest"),
+    "answers": ("keyguard.policies.asking", "answers"),
+    "expire_questions": ("keyguard.policies.asking", "expire"),
+    "on_answer": ("keyguard.policies.asking", "on_answer"),
     "allow_delegate": ("keyguard.delegates", "allow_delegate"),
     "bind_key": ("keyguard.keys", "bind_key"),
     "broadcasts_itself": ("keyguard.handing_over", "broadcasts_itself"),
@@ -103,6 +109,7 @@ __all__ = [
     "SignedTransaction",
     "SigningRequest",
     "allow_delegate",
+    "answers",
     "bind_key",
     "broadcasts_itself",
     "call_off",
@@ -110,10 +117,12 @@ __all__ = [
     "create_key",
     "custody_status",
     "disallow_delegate",
+    "expire_questions",
     "find_key",
     "find_keys",
     "hand_over",
     "import_key",
+    "on_answer",
     "plan_hand_overs",
     "register_custodian",
     "scrub_secrets",

@@ -8,6 +8,10 @@ keyguard doesn't know means *deny*: nothing was signed. No message here holds ke
     ├── KeyNotActiveError           the key is known and may not sign now
     ├── IdempotencyConflictError    409: this idempotency key was used for something else
     ├── FloorError                  what no policy may permit; one subclass for each rule
+    ├── PolicyInvalidError          a policy's text is not understood; the message says where
+    ├── PolicyDeniedError           the policy does not allow it; LimitExceededError: not so much at once
+    ├── ApprovalPendingError        people are asked first
+    ├── VoteInvalidError            an answer that does not count
     ├── KekError                    the key encryption key is missing, malformed or another one
     ├── MaterialTamperedError       the stored key does not open: the key is suspended
     ├── SignatureInvalidError       the backend's signature is not the pinned key's: the key is suspended
@@ -230,6 +234,46 @@ class DataTooLargeError(FloorError):
     code = "KEYGUARD_DATA_TOO_LARGE"
     cause = "Call data is limited to 128 KiB, a contract's init code to 48 KiB (EIP-3860)."
     remedy = "Split the call."
+
+
+class PolicyInvalidError(KeyguardError):
+    """A policy's text is not one."""
+
+    code = "KEYGUARD_POLICY_INVALID"
+    cause = "The policy's text is not understood."
+    remedy = "Correct the part that the message names; docs/policies.md describes all of them."
+
+    def __init__(self, path: str, text: str) -> None:
+        super().__init__(f"{path}: {text}")
+        self.path = path
+
+
+class PolicyDeniedError(KeyguardError):
+    """The policy does not allow it."""
+
+    code = "KEYGUARD_POLICY_DENIED"
+    cause = "The policy does not allow this."
+    remedy = "If it is meant to be allowed, have the policy changed; the message names the rule."
+
+
+class LimitExceededError(PolicyDeniedError):
+    """It would be more than a limit of the policy leaves."""
+
+    code = "KEYGUARD_LIMIT_EXCEEDED"
+    cause = "It would be more than a limit of the policy leaves."
+    remedy = "Wait until the limit's time has passed, or have the policy changed."
+
+    def __init__(self, subject: str, message: str) -> None:
+        super().__init__(message)
+        self.subject = subject
+
+
+class VoteInvalidError(KeyguardError):
+    """An answer to a question of four eyes that does not count."""
+
+    code = "KEYGUARD_VOTE_INVALID"
+    cause = "This answer does not count."
+    remedy = "The message says why; the question stands as it stood."
 
 
 class KekError(KeyguardError):

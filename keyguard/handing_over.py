@@ -1,6 +1,6 @@
 """Handing calls over to a custody that owns nonce and fee, on one path for all of them.
 
-Decode and check against the hard floor, record the intent, commit; say that the custody is asked, commit; ask; record
+Decode and check against the hard floor and the policy, record the intent, commit; say that the custody is asked, commit; ask; record
 its answer. Upholds: the custody gets at most one request for each external id that it does not know. Whoever finds that
 somebody has asked before looks it up first; a call that the custody has once acknowledged is never submitted again,
 whatever it says later. An answer that is lost, late or not understood is no answer: the outcome is unknown then.
@@ -9,7 +9,8 @@ Does not ask who the caller is.
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -17,11 +18,13 @@ from typing import Any
 import structlog
 from django.db import connection, transaction
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from keyguard.calls import Call
 from keyguard.curve import checksummed
 from keyguard.custodians import CUSTODIANS, Custodian, Report, custodian_of
 from keyguard.errors import (
+    ApprovalPendingError,
     CustodyForgotError,
     CustodyUnreachableError,
     FloorError,
@@ -32,6 +35,8 @@ from keyguard.errors import (
 )
 from keyguard.floor import checked_address, checked_idempotency_key, decode_call
 from keyguard.models import HandOver, Key
+from keyguard.policies.deciding import Asked, UndecidedError, ask_people, decide
+from keyguard.policies.facts import facts_of_content
 from keyguard.redaction import scrub
 from keyguard.states import HANDED_BACK, UNDER_WAY, CustodyState, HandOverState, KeyState, Origin
 
@@ -53,6 +58,7 @@ class HandOverRequest:
     external_id: str
     address: str
     call: Mapping[str, Any] = field(repr=False)
+    caller: str = ""
 
 
 def broadcasts_itself(address: str) -> bool:
@@ -107,13 +113,38 @@ def _planned(request: HandOverRequest) -> tuple[HandOver, Call]:
     if found is None:
         _require_active(key)
         # durable: an intent that the caller's rollback takes back would not be there when the custody is asked.
-        with transaction.atomic(durable=True):
+        with _asking_people(request, key, call), transaction.atomic(durable=True):
+            decide([_asked(request, key, call)])
             HandOver.objects.bulk_create([intent], ignore_conflicts=True)
         found = HandOver.objects.get(external_id=request.external_id)
     if found.payload_hash != intent.payload_hash:
         raise IdempotencyConflictError(f"{request.external_id}: used for another call or key")
     found.key = key
     return found, call
+
+
+def _asked(request: HandOverRequest, key: Key, call: Call) -> Asked:
+    facts = facts_of_content(call, key.alias, key.address, request.caller, timezone.now())
+    return Asked(request.external_id, key, facts)
+
+
+@contextmanager
+def _asking_people(request: HandOverRequest, key: Key, call: Call) -> Iterator[None]:
+    """Put the question that the policy wants answered, or keep that it refused; raises what it says."""
+    try:
+        yield
+    except UndecidedError as undecided:
+        if isinstance(undecided.error, ApprovalPendingError):
+            with transaction.atomic(durable=True):
+                ask_people(undecided, _asked(request, key, call))
+        else:
+            log.warning(
+                "hand_over_refused",
+                key=key.address,
+                code=undecided.error.code,
+                external_id=request.external_id,
+            )
+        raise undecided.error from None
 
 
 def _key(address: str) -> Key:

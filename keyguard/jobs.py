@@ -21,6 +21,8 @@ class SigningRequest:
     idempotency_key: str
     address: str
     transaction: Mapping[str, Any] = field(repr=False)
+    subject: str = ""  # see Job
+    caller: str = ""
 
     kind = RecordKind.TRANSACTION
 
@@ -32,6 +34,8 @@ class MessageRequest:
     idempotency_key: str
     address: str
     message: bytes = field(repr=False)
+    subject: str = ""
+    caller: str = ""
 
     kind = RecordKind.MESSAGE
 
@@ -44,6 +48,8 @@ class TypedDataRequest:
     address: str
     typed_data: Mapping[str, Any] = field(repr=False)
     chain_id: int | None = None
+    subject: str = ""
+    caller: str = ""
 
     kind = RecordKind.TYPED_DATA
 
@@ -57,6 +63,8 @@ class AuthorizationRequest:
     chain_id: int
     delegate: str
     nonce: int
+    subject: str = ""
+    caller: str = ""
 
     kind = RecordKind.DELEGATION
 
@@ -75,6 +83,9 @@ class Job:
     payload_hash: str  # tells a repeated request from another one under the same idempotency key
     digest: bytes
     content: Content  # bytes: a message
+    # What it is for: limits and people's answers count once for it, however often it is signed with other fees.
+    subject: str
+    caller: str  # who asks, as whoever calls keyguard says
 
 
 def prepare(request: Request, key: Key) -> Job:
@@ -83,7 +94,16 @@ def prepare(request: Request, key: Key) -> Job:
     content = _decode(request, key)
     payload = ethereum.message_payload(content) if isinstance(content, bytes) else content.payload()
     identity = hashlib.sha256(f"kg1|{request.kind}|{key.id}|".encode() + payload).hexdigest()
-    return Job(idempotency_key, key, request.kind, f"0x{identity}", ethereum.digest(payload), content)
+    return Job(
+        idempotency_key,
+        key,
+        request.kind,
+        f"0x{identity}",
+        ethereum.digest(payload),
+        content,
+        request.subject[:255] or idempotency_key,
+        request.caller[:150],
+    )
 
 
 def _decode(request: Request, key: Key) -> Content:

@@ -107,7 +107,12 @@ class SigningRecord(models.Model):
     signature = models.BinaryField(null=True)
     raw = models.BinaryField(default=b"")  # of a transaction alone, as is the hash
     hash = models.CharField(max_length=66, blank=True, db_index=True)
+    subject = models.CharField(max_length=255, blank=True)  # what it is for
+    caller = models.CharField(max_length=150, blank=True)
+    policy = models.ForeignKey("keyguard.Policy", on_delete=models.PROTECT, null=True, related_name="+")
+    facts = models.JSONField(null=True)  # what a policy knows of it, where no raw transaction says so
     error = models.CharField(max_length=64, blank=True)  # an error's code
+    why = models.CharField(max_length=300, blank=True)  # the rule that refused it
     created_at = models.DateTimeField(auto_now_add=True, db_index=True)
     signed_at = models.DateTimeField(null=True)
 
@@ -193,3 +198,6 @@ class AllowedDelegate(models.Model):
             self.address = checked_address(self.address, "address")
         except FloorError as error:
             raise ValidationError({"address": str(error)}) from None
+
+
+from keyguard.policies.models import Policy, Purse, Question, Spending, Vote  # noqa: E402, F401 - Django looks for them here

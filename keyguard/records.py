@@ -7,6 +7,7 @@ transaction on the constraint and read its answer.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from django.utils import timezone
 
@@ -16,6 +17,7 @@ from keyguard.errors import IdempotencyConflictError, SigningDeniedError
 from keyguard.ethereum import UnsignedTransaction
 from keyguard.jobs import Content, Job, Request
 from keyguard.models import Key, SigningRecord
+from keyguard.policies.facts import facts_of, shown
 from keyguard.statements import insert_missing, write_answers
 from keyguard.states import RecordState
 from keyguard.typed_data import TypedData
@@ -50,12 +52,12 @@ def reserve(jobs: Iterable[Job]) -> tuple[dict[str, Answer], list[tuple[SigningR
     return answers, fresh
 
 
-def conclude(signed: Sequence[tuple[SigningRecord, Answer]]) -> None:
+def conclude(signed: Sequence[tuple[SigningRecord, Answer]], policy_id: UUID | None) -> None:
     """Write the answers beside their intents, in one statement. An intent that is not there denies the batch."""
     if not signed:
         return
-    columns = ("signature", "raw", "hash")
-    rows = {record.pk: (answer.signature, answer.raw, answer.hash) for record, answer in signed}
+    columns = ("signature", "raw", "hash", "policy_id")
+    rows = {record.pk: (answer.signature, answer.raw, answer.hash, policy_id) for record, answer in signed}
     if write_answers(columns, rows, timezone.now()) != len(signed):
         raise SigningDeniedError("an intent is missing; nothing was signed")
 
@@ -71,10 +73,11 @@ def refused_request(request: Request, key: Key, code: str) -> SigningRecord:
     )
 
 
-def refused_job(job: Job, code: str) -> SigningRecord:
+def refused_job(job: Job, code: str, why: str = "", policy_id: UUID | None = None) -> SigningRecord:
     """Return the record of a job that was refused after the floor."""
     record = _intent(job)
-    record.state, record.error = RecordState.REFUSED, code
+    record.state, record.error, record.why = RecordState.REFUSED, code, why[:300]
+    record.policy_id, record.facts = policy_id, _shown(job)
     return record
 
 
@@ -96,8 +99,15 @@ def _intent(job: Job) -> SigningRecord:
         state=RecordState.INTENT,
         payload_hash=job.payload_hash,
         digest=f"0x{job.digest.hex()}",
+        subject=job.subject,
+        caller=job.caller,
+        facts=None if isinstance(job.content, UnsignedTransaction) else _shown(job),
         **_facts(job.content),
     )
+
+
+def _shown(job: Job) -> dict[str, Any]:
+    return shown(facts_of(job, timezone.now()))
 
 
 def _facts(content: Content) -> dict[str, Any]:

@@ -1,27 +1,31 @@
 """Signing, on one path for every backend.
 
-Decode and check against the hard floor, record the intent, let the backend sign, lower s, recover and compare with the
+Decode and check against the hard floor, record the intent, ask the policy, let the backend sign, lower s, recover and compare with the
 pinned public key, take the raw transaction apart again and compare it with the request, record the answer, return it.
 
 Upholds: one signature per idempotency key, however many ask at once; no signature leaves without a committed record;
 a batch is signed whole or not at all; a key whose material or signature is wrong is suspended, and stays so although
 the batch is rolled back. Anything unforeseen means *denied*.
-Does not ask who the caller is.
+Does not ask who the caller is: it believes what it is told.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 import structlog
 from django.db import Error as DatabaseError
 from django.db import transaction
+from django.utils import timezone
 
 from keyguard import curve, ethereum
 from keyguard.authorizations import SignedAuthorization
 from keyguard.backends import backend_of
 from keyguard.delegates import require_allowed
 from keyguard.errors import (
+    ApprovalPendingError,
     FloorError,
     KekError,
     KeyguardError,
@@ -44,6 +48,8 @@ from keyguard.jobs import (
 )
 from keyguard.keys import suspend_key
 from keyguard.models import Key, SigningRecord
+from keyguard.policies.deciding import Asked, UndecidedError, ask_people, decide
+from keyguard.policies.facts import facts_of
 from keyguard.records import Answer, conclude, refused_job, refused_request, reserve
 from keyguard.states import KeyState
 
@@ -66,9 +72,15 @@ class SignedTransaction:
 class _RefusedError(Exception):
     """Carries a refusal out of the transaction that it rolls back, so that it can be recorded afterwards."""
 
-    def __init__(self, error: KeyguardError, key: Key, records: Sequence[SigningRecord]) -> None:
+    def __init__(
+        self,
+        error: KeyguardError,
+        key: Key,
+        records: Sequence[SigningRecord],
+        question: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(error.code)
-        self.error, self.key, self.records = error, key, records
+        self.error, self.key, self.records, self.question = error, key, records, question
 
 
 def sign_transactions(requests: Sequence[SigningRequest]) -> list[SignedTransaction]:
@@ -76,8 +88,8 @@ def sign_transactions(requests: Sequence[SigningRequest]) -> list[SignedTransact
 
     The same idempotency key with the same transaction gives the first answer again; a signature is made once.
     Raises a KeyguardError, whose disposition says what may be done: FloorError, KeyNotFoundError, KeyNotActiveError,
-    IdempotencyConflictError, KekError, MaterialTamperedError, SignatureInvalidError or SigningDeniedError. Nothing was
-    signed then. Errors of the database pass as they are and may be retried with the same idempotency keys.
+    IdempotencyConflictError, PolicyDeniedError, ApprovalPendingError, KekError, MaterialTamperedError,
+    SignatureInvalidError or SigningDeniedError. Nothing was signed then. Errors of the database pass as they are and may be retried with the same idempotency keys.
     Must not be called inside a transaction: a rollback would forget signatures that the caller has seen.
     """
     answers = _sign(requests)
@@ -87,18 +99,23 @@ def sign_transactions(requests: Sequence[SigningRequest]) -> list[SignedTransact
     ]
 
 
-def sign_message(address: str, message: bytes, idempotency_key: str) -> bytes:
+def sign_message(address: str, message: bytes, idempotency_key: str, *, caller: str = "") -> bytes:
     """Sign a message with the prefix of EIP-191 and return 65 bytes: r, s, v (27 or 28).
 
     The prefix is put before `message` here, so that no message can be a transaction. Raises what `sign_transactions`
     raises, and like it must not be called inside a transaction.
     """
-    (answer,) = _sign([MessageRequest(idempotency_key, address, message)])
+    (answer,) = _sign([MessageRequest(idempotency_key, address, message, caller=caller)])
     return _with_v(answer.signature)
 
 
 def sign_typed_data(
-    address: str, typed_data: Mapping[str, Any], idempotency_key: str, *, chain_id: int | None = None
+    address: str,
+    typed_data: Mapping[str, Any],
+    idempotency_key: str,
+    *,
+    chain_id: int | None = None,
+    caller: str = "",
 ) -> bytes:
     """Sign EIP-712 data and return 65 bytes: r, s, v (27 or 28).
 
@@ -106,12 +123,19 @@ def sign_typed_data(
     caller means; data for another one is refused. Raises what `sign_transactions` raises, and like it must not be
     called inside a transaction.
     """
-    (answer,) = _sign([TypedDataRequest(idempotency_key, address, typed_data, chain_id)])
+    (answer,) = _sign([TypedDataRequest(idempotency_key, address, typed_data, chain_id, caller=caller)])
     return _with_v(answer.signature)
 
 
 def sign_authorization(
-    address: str, chain_id: int, delegate: str, nonce: int, idempotency_key: str
+    address: str,
+    chain_id: int,
+    delegate: str,
+    nonce: int,
+    idempotency_key: str,
+    *,
+    subject: str = "",
+    caller: str = "",
 ) -> SignedAuthorization:
     """Sign that the code of `delegate` acts for the account `address` (EIP-7702), and return it for a transaction.
 
@@ -119,7 +143,9 @@ def sign_authorization(
     the transaction's. The delegate must be allowed on the chain (`keyguard.delegates`); the zero address takes a
     delegation back. Raises what `sign_transactions` raises, and like it must not be called inside a transaction.
     """
-    (answer,) = _sign([AuthorizationRequest(idempotency_key, address, chain_id, delegate, nonce)])
+    (answer,) = _sign(
+        [AuthorizationRequest(idempotency_key, address, chain_id, delegate, nonce, subject, caller)]
+    )
     return SignedAuthorization(
         chain_id, bytes.fromhex(checked_address(delegate, "delegate")[2:]), nonce, answer.signature
     )
@@ -179,6 +205,7 @@ def _load_keys(addresses: set[str]) -> dict[str, Key]:
 
 def _answers(jobs: Sequence[Job]) -> dict[str, Answer]:
     answers, fresh = reserve(jobs)
+    policy_id = _decide([job for _, job in fresh])
     by_key: dict[Key, list[tuple[SigningRecord, Job]]] = {}
     for record, job in fresh:
         by_key.setdefault(job.key, []).append((record, job))
@@ -187,8 +214,25 @@ def _answers(jobs: Sequence[Job]) -> dict[str, Answer]:
         for (record, job), answer in zip(ours, _sign_with(key, [job for _, job in ours]), strict=True):
             signed.append((record, answer))
             answers[job.idempotency_key] = answer
-    conclude(signed)
+    conclude(signed, policy_id)
     return answers
+
+
+def _decide(jobs: Sequence[Job]) -> UUID | None:
+    """Return the policy that allows all of them, or raise what it says about the first that it does not."""
+    now = timezone.now()
+    requests = [Asked(job.subject, job.key, facts_of(job, now)) for job in jobs]
+    try:
+        policy = decide(requests)
+    except UndecidedError as undecided:
+        job, asked = jobs[undecided.place], requests[undecided.place]
+        error = undecided.error
+        if isinstance(error, ApprovalPendingError):
+            raise _RefusedError(error, job.key, [], partial(ask_people, undecided, asked)) from None
+        policy_id = undecided.policy.pk if undecided.policy else None
+        record = refused_job(job, error.code, error.message, policy_id)
+        raise _RefusedError(error, job.key, [record]) from None
+    return policy.pk if policy else None
 
 
 def _sign_with(key: Key, jobs: Sequence[Job]) -> list[Answer]:
@@ -238,4 +282,5 @@ def _record(refusal: _RefusedError) -> None:
         if isinstance(error, _SUSPENDING):
             suspend_key(key.pk, error.code)
         SigningRecord.objects.bulk_create(refusal.records)
+        refusal.question()
     log.warning("signing_refused", key=key.address, code=error.code, requests=len(refusal.records))

@@ -13,7 +13,8 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from django.db import connection
+from django.db import connection, models
+from psycopg.types.json import Jsonb
 
 from keyguard.models import SigningRecord
 from keyguard.states import RecordState
@@ -25,7 +26,7 @@ def insert_missing(records: Sequence[SigningRecord]) -> set[UUID]:
         SigningRecord.objects.bulk_create(records, ignore_conflicts=True)
         ids = [record.pk for record in records]
         return set(SigningRecord.objects.filter(pk__in=ids).values_list("pk", flat=True))
-    arrays = [[field.pre_save(record, True) for record in records] for field in _inserted()]
+    arrays = [[_plain(field, field.pre_save(record, True)) for record in records] for field in _inserted()]
     return {found for (found,) in _run(_insert_sql(), arrays).fetchall()}
 
 
@@ -78,6 +79,10 @@ def _answer_sql(columns: tuple[str, ...]) -> str:
         f" FROM unnest({arrays}) AS each(id, {', '.join(columns)})"
         " WHERE old.id = each.id AND old.state = 'INTENT'"
     )
+
+
+def _plain(field: Any, value: Any) -> Any:
+    return Jsonb(value) if isinstance(field, models.JSONField) and value is not None else value
 
 
 def _array(field: Any) -> str:

@@ -80,6 +80,31 @@ RECORD_TRANSITIONS: dict[str, set[str]] = {
 }
 
 
+class PolicyState(TextChoices):
+    """One version is ACTIVE at most; nothing is allowed without one."""
+
+    DRAFT = "DRAFT"
+    ACTIVE = "ACTIVE", "in force"
+    RETIRED = "RETIRED"
+
+
+class QuestionKind(TextChoices):
+    """What people are asked for."""
+
+    SIGNATURE = "SIGNATURE", "signature"
+    POLICY = "POLICY", "change of policy"
+
+
+class QuestionState(TextChoices):
+    """An answer is used once: by the first signature under it, and by what replaces that one."""
+
+    OPEN = "OPEN", "waits for answers"
+    GRANTED = "GRANTED", "approved"
+    USED = "USED", "approved, and signed"
+    REFUSED = "REFUSED", "refused"
+    EXPIRED = "EXPIRED", "its time is over"
+
+
 def before(state: str, transitions: dict[str, set[str]]) -> list[str]:
     """Return the states from which `state` may follow."""
     return [earlier for earlier, later in transitions.items() if state in later]

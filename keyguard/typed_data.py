@@ -46,6 +46,9 @@ class TypedData:
     chain_id: int
     verifying_contract: bytes
     encoded: bytes = field(repr=False)  # 0x19 0x01, the domain's hash, the message's hash
+    primary_type: str
+    domain: Mapping[str, Any] = field(repr=False)
+    message: Mapping[str, Any] = field(repr=False)  # integers as ints, bytes as bytes
 
     def payload(self) -> bytes:
         """Return the bytes whose keccak is signed."""
@@ -82,7 +85,14 @@ def decode_typed_data(typed_data: object, chain_id: int | None = None) -> TypedD
     encoded = b"\x19\x01" + domain_hash + message_hash
     if encoded != _encoded_by_eth_account(message_encoder, primary, domain):
         raise TypedDataError("message", "two encoders do not agree on it")
-    return TypedData(domain["chainId"], bytes.fromhex(domain["verifyingContract"][2:]), encoded)
+    return TypedData(
+        domain["chainId"],
+        bytes.fromhex(domain["verifyingContract"][2:]),
+        encoded,
+        primary,
+        domain,
+        message_encoder.values,
+    )
 
 
 # --- Types ------------------------------------------------------------------------------------------------

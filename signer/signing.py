@@ -153,7 +153,8 @@ class _Press:
         parts += [fees.max_fee_per_gas_wei, fees.max_priority_fee_per_gas_wei, fees.max_fee_per_blob_gas_wei]
         parts.append(hashlib.sha256(repr([one["nonce"] for one in signed]).encode()).hexdigest()[:16])
         key = ":".join(str(part) for part in parts)
-        return SigningRequest(key, self.held.row.address, self._fields(draft, signed))
+        row, fields = draft.transaction, self._fields(draft, signed)
+        return SigningRequest(key, self.held.row.address, fields, subject=str(row.pk), caller=row.scope)
 
     def _fields(self, draft: Draft, authorizations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         row, envelope = draft.transaction, draft.envelope_on(self.chain)
@@ -201,6 +202,8 @@ class _Press:
             authorization.delegate,
             nonce,
             f"{draft.transaction.pk}:authorization:{authorization.position}:{nonce}",
+            subject=str(draft.transaction.pk),
+            caller=draft.transaction.scope,
         )
 
     def _attempt(self, draft: Draft, answer: SignedTransaction) -> Attempt:

@@ -4,8 +4,10 @@ Only rings; whether anything is to be done is decided by the drain or the watch,
 sweeps may run at once.
 """
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from itertools import islice
 from uuid import UUID
 
 import structlog
@@ -13,7 +15,8 @@ from django.conf import settings
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
-from signer import queue, routing
+import keyguard
+from signer import control, queue, routing
 from signer.models import Attempt, Chain, Endpoint, EventIndex, Lane, Transaction, WatchedContract
 from signer.ringing import ring_chain, ring_index, ring_lane, ring_probe
 from signer.settling import UNBEGUN
@@ -35,6 +38,7 @@ def sweep() -> None:
         unsent_lanes,
         overdue_lanes,
         custody_lanes,
+        answered_approvals,
         watched_chains,
         indexed_chains,
         paused_endpoints,
@@ -99,6 +103,19 @@ def custody_lanes() -> None:
     _ring_lanes(due.order_by().values_list("lane_id", flat=True).distinct()[:LIMIT])
 
 
+def answered_approvals() -> None:
+    """Transactions that waited for people, who have answered by now, or have not in time."""
+    keyguard.expire_questions()
+    waiting = Transaction.objects.filter(state=TransactionState.PENDING_APPROVAL).order_by("pk")
+    for ids in _batches(waiting.values_list("pk", flat=True)):
+        refused: dict[str, list[UUID]] = defaultdict(list)
+        for subject, words in keyguard.answers([str(pk) for pk in ids]).items():
+            refused[words].append(UUID(subject))
+        control.approve(refused.pop("", []))
+        for words, pks in refused.items():
+            control.reject(pks, words)
+
+
 def watched_chains() -> None:
     """Chains that hold something of ours while nobody reads their receipts."""
     free = Chain.objects.filter(Q(lease_until__isnull=True) | Q(lease_until__lt=Now()))
@@ -143,3 +160,9 @@ def _open_lanes() -> "QuerySet[Transaction, UUID]":
 def _ring_lanes(lane_ids: Iterable[UUID]) -> None:
     for lane_id in lane_ids:
         ring_lane(lane_id)
+
+
+def _batches(ids: Iterable[UUID]) -> Iterator[list[UUID]]:
+    rest = iter(ids)
+    while batch := list(islice(rest, LIMIT)):
+        yield batch

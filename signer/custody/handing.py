@@ -71,7 +71,7 @@ def request_of(row: Transaction, lane: Lane, gas_limit: int | None = None) -> Ha
         "maxFeePerGas": lane.chain.max_fee_per_gas_wei,
     }
     gas = row.gas_limit or gas_limit
-    return HandOverRequest(str(row.pk), lane.address, call | ({"gas": gas} if gas else {}))
+    return HandOverRequest(str(row.pk), lane.address, call | ({"gas": gas} if gas else {}), row.scope)
 
 
 def _ask_and_decide(work: Work, candidates: Sequence[Transaction]) -> Admission:

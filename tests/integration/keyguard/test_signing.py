@@ -371,7 +371,7 @@ def test_record_cannot_be_deleted(key: Key) -> None:
 def test_answer_is_written_over_an_intent_only(key: Key) -> None:
     sign_transactions([request(key.address)])
     with pytest.raises(SigningDeniedError), transaction.atomic():
-        conclude([(SigningRecord.objects.get(), Answer(b"\1" * 65, b"", ""))])
+        conclude([(SigningRecord.objects.get(), Answer(b"\1" * 65, b"", ""))], None)
 
 
 def test_every_error_says_what_to_do() -> None:

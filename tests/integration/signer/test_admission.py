@@ -1,14 +1,19 @@
 """What is asked and decided before a nonce is given: simulation, reasons, funds, other chains' fees, people's approval."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db.models import F
 
 import keyguard
 from keyguard import ApprovalPendingError, SigningRequest
-from signer import control
+from keyguard.policies import publishing
+from keyguard.policies.models import Question
+from signer import control, sweeping
 from signer.models import Chain, Incident, Transaction
+from tests.integration.keyguard.policies import ALLOW_ALL, ask, person, put_in_force
 from tests.integration.signer.lying_node import LyingNode
 from tests.integration.signer.stage import RICH, Stage
 
@@ -146,3 +151,41 @@ def test_what_people_refuse_fails(manual: Stage, asking: Asking) -> None:
     assert control.reject([row.pk], "not this month") == 1
     assert state(row)[0] == "FAILED"
     assert row.error == {"code": "TRANSACTION_NOT_APPROVED", "message": "not this month"}
+
+
+def test_people_who_approve_have_it_signed_and_people_who_refuse_end_it(manual: Stage) -> None:
+    put_in_force(*ALLOW_ALL, ask(approvals=1, value={"at_least": 5}))
+    rows = [manual.submit(value=value) for value in (1, 5, 6, 7)]
+    manual.drain()
+    assert [state(row)[0] for row in rows] == ["BROADCASTING", *["PENDING_APPROVAL"] * 3]
+    sweeping.answered_approvals()
+    assert state(rows[1])[0] == "PENDING_APPROVAL"
+    ann = person("ann", "treasury")
+    for row, approves in ((rows[1], True), (rows[2], False)):
+        question = Question.objects.get(subject=str(row.pk))
+        assert question.shown["value"] == str(row.value)
+        publishing.vote(question, ann, approves, question.content_hash, "I have looked")
+    Question.objects.filter(state="OPEN").update(expires_at=F("expires_at") - timedelta(days=1))
+    sweeping.answered_approvals()
+    manual.drain()
+    assert [state(row)[0] for row in rows] == ["BROADCASTING", "BROADCASTING", "FAILED", "FAILED"]
+    assert rows[2].error == {"code": "TRANSACTION_NOT_APPROVED", "message": "ann refused it: I have looked"}
+    assert rows[3].error is not None
+    assert "nobody approved it in time" in rows[3].error["message"]
+    assert [row.nonce for row in rows] == [0, 1, None, None]
+    manual.later(100)
+    manual.drain()
+    assert len(manual.attempts(rows[0].pk)) == 2, "raised"
+    assert Question.objects.count() == 3, "raising asks nobody again"
+
+
+def test_what_the_policy_denies_fails_without_a_nonce_and_keeps_nothing_else_waiting(manual: Stage) -> None:
+    put_in_force(*ALLOW_ALL, {"name": "much", "effect": "deny", "when": {"value": {"at_least": 5}}})
+    rows = [manual.submit(value=value) for value in (1, 5, 2)]
+    manual.drain()
+    assert [(state(row)[0], row.nonce) for row in rows] == [
+        ("BROADCASTING", 0),
+        ("FAILED", None),
+        ("BROADCASTING", 1),
+    ]
+    assert rows[1].error == {"code": "KEYGUARD_POLICY_DENIED", "message": "much: the rule denies it"}

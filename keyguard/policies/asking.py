@@ -1,0 +1,210 @@
+"""Asking people: who may answer, what their answer is bound to, and how long it holds.
+
+Upholds: whoever asks does not answer; one no ends it; a yes holds for the very content that was shown, for as long as
+whoever gave it may give it, and until its time is up. What was signed once under it may be signed again with another
+nonce or fee: that is the same request.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser, User
+from django.db import transaction
+from django.db.models.functions import Now
+
+from keyguard.errors import VoteInvalidError
+from keyguard.models import Key
+from keyguard.policies.judging import Need
+from keyguard.policies.models import Policy, Question, Vote
+from keyguard.states import QuestionKind, QuestionState
+
+log = structlog.get_logger("keyguard")
+
+LIVE = (QuestionState.OPEN, QuestionState.GRANTED, QuestionState.USED)
+
+Listener = Callable[[Question], None]
+_listeners: list[Listener] = []
+
+
+def on_answer(listener: Listener) -> None:
+    """Have `listener` called, after the commit, with each question that is answered. A hint: it may be lost."""
+    if listener not in _listeners:
+        _listeners.append(listener)
+
+
+def ask(
+    kind: QuestionKind,
+    subject: str,
+    content_hash: str,
+    policy: Policy,
+    needs: Sequence[Need],
+    *,
+    shown: Mapping[str, Any],
+    asked_by: str,
+    key: Key | None = None,
+) -> Question:
+    """Ask people unless they are asked already, and return the question. Joins the caller's transaction."""
+    question = Question(
+        kind=kind,
+        subject=subject,
+        key=key,
+        content_hash=content_hash,
+        policy=policy,
+        needs=[asdict(need) for need in needs],
+        shown=dict(shown),
+        asked_by=asked_by[:150],
+        expires_at=Now() + timedelta(seconds=settings.KEYGUARD["approval_seconds"]),
+    )
+    with transaction.atomic():
+        live = _live(subject, content_hash)
+        if live is not None and live.state != QuestionState.OPEN and not _holds(live, needs):
+            Question.objects.filter(pk=live.pk).update(state=QuestionState.EXPIRED)
+        Question.objects.bulk_create([question], ignore_conflicts=True)
+        found = Question.objects.get(subject=subject, content_hash=content_hash, state__in=LIVE)
+        # Rules that ask for more, or for others, than when it was asked: what was said so far does not answer them.
+        if found.state == QuestionState.OPEN and found.needs != question.needs:
+            Question.objects.filter(pk=found.pk).update(needs=question.needs, policy=policy)
+            found.refresh_from_db()
+    if found.pk == question.pk:
+        log.info("approval_asked", question=str(found.pk), subject=subject, kind=str(kind))
+    return found
+
+
+def is_granted(subject: str, content_hash: str, needs: Sequence[Need]) -> bool:
+    """Return whether people have said yes to this content, and note that it is used. In the signing transaction."""
+    question = _live(subject, content_hash)
+    if question is None or not _holds(question, needs):
+        return False
+    return bool(Question.objects.filter(pk=question.pk).update(state=QuestionState.USED))
+
+
+def _live(subject: str, content_hash: str) -> Question | None:
+    rows = Question.objects.filter(subject=subject, content_hash=content_hash, state__in=LIVE)
+    return rows.select_for_update().first()
+
+
+def _holds(question: Question, needs: Sequence[Need]) -> bool:
+    """Return whether the answer is what is asked for now: in time, by people who may say so, and as many as it takes."""
+    if question.state == QuestionState.USED:
+        return _covers(question.needs, needs)
+    in_time = Question.objects.filter(pk=question.pk, expires_at__gt=Now()).exists()
+    wanted = [asdict(need) for need in needs]
+    return question.state == QuestionState.GRANTED and in_time and _suffice(question, wanted)
+
+
+def vote(
+    question_id: UUID, person: AbstractBaseUser, approves: bool, content_hash: str, reason: str = ""
+) -> Question:
+    """Say yes or no, and return the question. content_hash: of what the person was shown.
+
+    Raises VoteInvalidError: nothing was counted then.
+    """
+    with transaction.atomic():
+        question = Question.objects.select_for_update().filter(pk=question_id).first()
+        _require_may_vote(question, person, content_hash)
+        assert question is not None
+        Vote.objects.create(
+            question=question,
+            person=person.get_username(),
+            approves=approves,
+            content_hash=content_hash,
+            reason=reason[:500],
+        )
+        if not approves:
+            _move(question, QuestionState.REFUSED)
+        elif _suffice(question, question.needs):
+            valid = timedelta(seconds=settings.KEYGUARD["approved_seconds"])
+            _move(question, QuestionState.GRANTED, expires_at=Now() + valid)
+    log.info("approval_vote", question=str(question.pk), person=person.get_username(), approves=approves)
+    return question
+
+
+def _require_may_vote(question: Question | None, person: AbstractBaseUser, content_hash: str) -> None:
+    name = person.get_username()
+    if question is None:
+        raise VoteInvalidError("there is no such question")
+    if question.state != QuestionState.OPEN:
+        raise VoteInvalidError(f"the question is closed: {question.get_state_display()}")
+    if not Question.objects.filter(pk=question.pk, expires_at__gt=Now()).exists():
+        raise VoteInvalidError("the time for an answer is over")
+    if name == question.asked_by:
+        raise VoteInvalidError("whoever asks does not answer")
+    if question.content_hash != content_hash:
+        raise VoteInvalidError("what you were shown is not what is asked: read it again")
+    groups = {need["group"] for need in question.needs}
+    if not _members({name}, groups):
+        raise VoteInvalidError(f"only members of {', '.join(sorted(groups))} answer this")
+    if question.votes.filter(person=name).exists():
+        raise VoteInvalidError("you have answered already")
+
+
+def _move(question: Question, state: QuestionState, **changes: Any) -> None:
+    Question.objects.filter(pk=question.pk).update(state=state, answered_at=Now(), **changes)
+    question.refresh_from_db()
+    transaction.on_commit(lambda: _tell(question), robust=True)
+
+
+def _tell(question: Question) -> None:
+    for listener in _listeners:
+        listener(question)
+
+
+def _suffice(question: Question, needs: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether enough have said yes who may say so now."""
+    names = set(
+        question.votes.filter(approves=True, content_hash=question.content_hash).values_list(
+            "person", flat=True
+        )
+    )
+    return all(len(_members(names, {need["group"]})) >= need["approvals"] for need in needs)
+
+
+def _covers(had: Sequence[Mapping[str, Any]], needs: Sequence[Need]) -> bool:
+    """Return whether what was asked for then is no less than what is asked for now."""
+    most: dict[str, int] = {}
+    for need in had:
+        most[need["group"]] = max(most.get(need["group"], 0), need["approvals"])
+    return all(most.get(need.group, 0) >= need.approvals for need in needs)
+
+
+def _members(names: Collection[str], groups: Collection[str]) -> set[str]:
+    """Return who of these people is active and in one of the groups now."""
+    found = User.objects.filter(username__in=names, is_active=True, groups__name__in=groups)
+    return set(found.values_list("username", flat=True))
+
+
+def expire() -> int:
+    """Close what nobody answered, or used, in time; return how many."""
+    late = Question.objects.filter(
+        state__in=(QuestionState.OPEN, QuestionState.GRANTED), expires_at__lte=Now()
+    )
+    return late.update(state=QuestionState.EXPIRED, answered_at=Now())
+
+
+def answers(subjects: Collection[str]) -> dict[str, str]:
+    """Return how people decided about those subjects of which nothing is open any more.
+
+    An empty text is a yes; else it says who refused, or that nobody answered in time.
+    """
+    found = Question.objects.filter(subject__in=subjects).order_by("asked_at").prefetch_related("votes")
+    # The last question about each content counts: one that was answered too late was asked again.
+    last = {(question.subject, question.content_hash): question for question in found}
+    decided: dict[str, str] = {}
+    still_open = set()
+    for (subject, _), question in last.items():
+        if question.state == QuestionState.OPEN:
+            still_open.add(subject)
+        decided[subject] = decided.get(subject) or _why_not(question)
+    return {subject: words for subject, words in decided.items() if subject not in still_open}
+
+
+def _why_not(question: Question) -> str:
+    if question.state == QuestionState.EXPIRED:
+        return "nobody approved it in time, or it was not signed in time after that"
+    refusals = [vote for vote in question.votes.all() if not vote.approves]
+    return "; ".join(f"{vote.person} refused it: {vote.reason or 'no reason given'}" for vote in refusals)

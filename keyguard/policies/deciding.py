@@ -1,0 +1,114 @@
+"""The decision about a batch, inside the transaction that signs it: rules, limits, people.
+
+Upholds: whatever is decided is decided on the policy that is in force when the signature is made, approved or not.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from uuid import UUID
+
+from keyguard.errors import ApprovalPendingError, LimitExceededError, PolicyDeniedError
+from keyguard.models import Key
+from keyguard.policies import asking, spending
+from keyguard.policies.facts import Facts, shown
+from keyguard.policies.judging import Need, Verdict, judge
+from keyguard.policies.models import Policy
+from keyguard.policies.rules import Rule, parse
+from keyguard.states import PolicyState, QuestionKind
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request to be decided on. subject: the same for every signature that serves the same purpose."""
+
+    subject: str
+    key: Key
+    facts: Facts
+
+    @property
+    def content_hash(self) -> str:
+        """Return what people's answer is bound to: all but nonce and fees, which may change while they think."""
+        facts = self.facts
+        parts: list[object] = [facts.what, self.key.pk, facts.chain, facts.to, facts.value, facts.data.hex()]
+        parts += [facts.primary_type, repr(facts.domain), repr(facts.message)]
+        return f"0x{hashlib.sha256('|'.join(map(str, parts)).encode()).hexdigest()}"
+
+
+class UndecidedError(Exception):
+    """Carries what must outlive the rolled-back batch: why not, for which request, and whom to ask."""
+
+    def __init__(
+        self,
+        error: PolicyDeniedError | ApprovalPendingError,
+        place: int,
+        policy: Policy | None,
+        verdict: Verdict,
+    ) -> None:
+        super().__init__(error.code)
+        self.error, self.place, self.policy, self.verdict = error, place, policy, verdict
+
+
+def active_policy() -> Policy | None:
+    """Return the policy in force."""
+    return Policy.objects.filter(state=PolicyState.ACTIVE).first()
+
+
+def decide(requests: Sequence[Asked]) -> Policy | None:
+    """Return the policy under which all of the requests may be signed, or raise UndecidedError about the first that may not.
+
+    In the signing transaction: limits are spent and answers used with its commit.
+    """
+    if not requests:
+        return None
+    policy = active_policy()
+    rules = rules_of(policy.pk) if policy else ()
+    verdicts = [judge(rules, asked.facts) for asked in requests]
+    for place, verdict in enumerate(verdicts):
+        if not verdict.allowed:
+            words = f"{verdict.rule}: {verdict.why}" if verdict.rule else verdict.why
+            raise UndecidedError(PolicyDeniedError(words), place, policy, verdict)
+    _spend(requests, verdicts, policy)
+    for place, (asked, verdict) in enumerate(zip(requests, verdicts, strict=True)):
+        if verdict.needs and not asking.is_granted(asked.subject, asked.content_hash, verdict.needs):
+            raise UndecidedError(ApprovalPendingError(_people(verdict.needs)), place, policy, verdict)
+    return policy
+
+
+def _spend(requests: Sequence[Asked], verdicts: Sequence[Verdict], policy: Policy | None) -> None:
+    charges = [
+        (asked.subject, charge)
+        for asked, verdict in zip(requests, verdicts, strict=True)
+        for charge in verdict.charges
+    ]
+    try:
+        spending.spend(charges)
+    except LimitExceededError as error:
+        place = next(place for place, asked in enumerate(requests) if asked.subject == error.subject)
+        raise UndecidedError(error, place, policy, verdicts[place]) from None
+
+
+def _people(needs: Sequence[Need]) -> str:
+    return "; ".join(f"{need.approvals} of {need.group} must approve ({need.rule})" for need in needs)
+
+
+def ask_people(undecided: UndecidedError, asked: Asked) -> None:
+    """Put the question that a batch was rolled back for."""
+    assert undecided.policy is not None
+    asking.ask(
+        QuestionKind.SIGNATURE,
+        asked.subject,
+        asked.content_hash,
+        undecided.policy,
+        undecided.verdict.needs,
+        shown=shown(asked.facts),
+        asked_by=asked.facts.caller,
+        key=asked.key,
+    )
+
+
+@lru_cache(maxsize=16)
+def rules_of(policy_id: UUID) -> tuple[Rule, ...]:
+    """Return the rules of a version; its text never changes."""
+    return parse(Policy.objects.values_list("body", flat=True).get(pk=policy_id))

@@ -1,0 +1,137 @@
+"""Versions of the policy: drafts, rehearsals on what was really asked, and putting one in force.
+
+Upholds: a version's text never changes; where the settings name a group, its members put a version in force and nobody
+else; whoever wrote it is not one of them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import transaction
+from django.db.models import Max
+from django.db.models.functions import Now
+
+from keyguard import ethereum
+from keyguard.errors import PolicyInvalidError, VoteInvalidError
+from keyguard.models import SigningRecord
+from keyguard.policies import asking
+from keyguard.policies.deciding import active_policy, rules_of
+from keyguard.policies.facts import Facts, facts_from, facts_of_content
+from keyguard.policies.judging import Need, Verdict, judge
+from keyguard.policies.models import Policy, Question
+from keyguard.policies.rules import parse
+from keyguard.states import PolicyState, QuestionKind, QuestionState, RecordKind, RecordState
+
+log = structlog.get_logger("keyguard")
+
+REHEARSED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A request of the past of which a draft would think otherwise."""
+
+    record: SigningRecord
+    before: Verdict
+    after: Verdict
+
+
+def draft(body: Mapping[str, Any], author: str, note: str = "") -> Policy:
+    """Store a new version, which is not in force yet, and return it. Raises PolicyInvalidError."""
+    parse(body)
+    active, hashed = active_policy(), hash_of(body)
+    if active and active.hash == hashed:
+        raise PolicyInvalidError("policy", f"is the same as {active}, which is in force")
+    last = Policy.objects.aggregate(number=Max("number"))["number"] or 0
+    # Of two that are written at once the unique number lets one through; the other is told to try again.
+    return Policy.objects.create(number=last + 1, body=body, hash=hashed, author=author, note=note[:500])
+
+
+def hash_of(body: Mapping[str, Any]) -> str:
+    """Return what tells this text from any other, however it was written down."""
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return f"0x{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def rehearse(policy: Policy, last: int = REHEARSED) -> list[Difference]:
+    """Return which of the last requests would be decided otherwise than by the policy in force. Limits are not counted."""
+    active = active_policy()
+    before, after = rules_of(active.pk) if active else (), parse(policy.body)
+    found = []
+    for record, facts in _asked(last):
+        was, would_be = judge(before, facts), judge(after, facts)
+        if (was.allowed, was.needs) != (would_be.allowed, would_be.needs):
+            found.append(Difference(record, was, would_be))
+    return found
+
+
+def _asked(last: int) -> Iterator[tuple[SigningRecord, Facts]]:
+    records = SigningRecord.objects.select_related("key").exclude(state=RecordState.INTENT)
+    for record in records.order_by("-created_at")[:last]:
+        if record.facts is not None:
+            yield record, facts_from(record.facts)
+        elif record.kind == RecordKind.TRANSACTION and record.state == RecordState.SIGNED:
+            content, _ = ethereum.decode_signed(bytes(record.raw))
+            key = record.key
+            yield record, facts_of_content(content, key.alias, key.address, record.caller, record.created_at)
+
+
+def propose(policy: Policy, actor: str) -> Question | None:
+    """Have a draft put in force: at once where no group is to be asked, else when its members have said yes."""
+    if policy.state != PolicyState.DRAFT:
+        raise VoteInvalidError(f"{policy} is no draft: {policy.get_state_display()}")
+    if not settings.KEYGUARD_POLICY_GROUP:
+        activate(policy, actor)
+        return None
+    need = Need("change of policy", settings.KEYGUARD_POLICY_APPROVALS, settings.KEYGUARD_POLICY_GROUP)
+    shown = {"policy": policy.number, "author": policy.author, "note": policy.note}
+    with transaction.atomic():
+        return asking.ask(
+            QuestionKind.POLICY,
+            _subject(policy),
+            policy.hash,
+            policy,
+            [need],
+            shown=shown,
+            asked_by=actor,
+        )
+
+
+def vote(
+    question: Question, person: AbstractBaseUser, approves: bool, content_hash: str, reason: str = ""
+) -> Question:
+    """Answer a question; the last yes that a version needs puts it in force in the same commit. Raises VoteInvalidError."""
+    with transaction.atomic():
+        if question.kind == QuestionKind.POLICY and question.policy.author == person.get_username():
+            raise VoteInvalidError("whoever wrote a policy does not approve it")
+        answered = asking.vote(question.pk, person, approves, content_hash, reason)
+        if answered.kind == QuestionKind.POLICY and answered.state == QuestionState.GRANTED:
+            needs = [Need(need["rule"], need["approvals"], need["group"]) for need in answered.needs]
+            asking.is_granted(answered.subject, answered.content_hash, needs)
+            activate(answered.policy, person.get_username())
+    return answered
+
+
+def activate(policy: Policy, actor: str) -> None:
+    """Put a draft in force in the place of what is. Signatures that are under way end under the one they began with."""
+    with transaction.atomic():
+        # All versions are locked in one order: of two that are put in force at once the later one wins.
+        list(Policy.objects.select_for_update().order_by("number").values_list("pk"))
+        Policy.objects.filter(state=PolicyState.ACTIVE).update(state=PolicyState.RETIRED, retired_at=Now())
+        moved = Policy.objects.filter(pk=policy.pk, state=PolicyState.DRAFT).update(
+            state=PolicyState.ACTIVE, activated_at=Now()
+        )
+        if not moved:
+            raise VoteInvalidError(f"{policy} is no draft any more")
+    policy.refresh_from_db()
+    log.warning("policy_in_force", policy=policy.number, hash=policy.hash, actor=actor)
+
+
+def _subject(policy: Policy) -> str:
+    return f"policy {policy.number}"
