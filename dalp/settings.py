@@ -259,6 +259,24 @@ SIGNER = knobs(
     index_slice_seconds=3,
     low_runway_hours=6,
 )
+# Custodies: each is off until one of its secrets is set; then keyguard's checks want the rest. docs/deploy has a page each.
+FIREBLOCKS_API_KEY = env.str("FIREBLOCKS_API_KEY", default="")
+FIREBLOCKS_SECRET_KEY = env.str("FIREBLOCKS_SECRET_KEY", default="", multiline=True)
+FIREBLOCKS_BASE_URL = env.str("FIREBLOCKS_BASE_URL", default="https://api.fireblocks.io/v1")
+FIREBLOCKS_ASSETS: list[str] = env.list("FIREBLOCKS_ASSETS", default=[])
+FIREBLOCKS_ALLOW_RAW: list[str] = env.list("FIREBLOCKS_ALLOW_RAW", default=[])
+FIREBLOCKS_REQUESTS_PER_SECOND = env.float("FIREBLOCKS_REQUESTS_PER_SECOND", default=5.0)
+FIREBLOCKS_WEBHOOK_JWKS_URL = env.str(
+    "FIREBLOCKS_WEBHOOK_JWKS_URL", default="https://keys.fireblocks.io/.well-known/jwks.json"
+)
+DFNS_AUTH_TOKEN = env.str("DFNS_AUTH_TOKEN", default="")
+DFNS_CREDENTIAL_ID = env.str("DFNS_CREDENTIAL_ID", default="")
+DFNS_CREDENTIAL_KEY = env.str("DFNS_CREDENTIAL_KEY", default="", multiline=True)
+DFNS_BASE_URL = env.str("DFNS_BASE_URL", default="https://api.dfns.io")
+DFNS_NETWORKS: list[str] = env.list("DFNS_NETWORKS", default=[])
+DFNS_ALLOW_RAW: list[str] = env.list("DFNS_ALLOW_RAW", default=[])
+DFNS_REQUESTS_PER_SECOND = env.float("DFNS_REQUESTS_PER_SECOND", default=5.0)
+DFNS_WEBHOOK_SECRET = env.str("DFNS_WEBHOOK_SECRET", default="")
 # Whether webhooks may go to this machine and its neighbours, and without TLS. On one's own machine they have to.
 WEBHOOK_ALLOW_PRIVATE = env.bool("WEBHOOK_ALLOW_PRIVATE", default=DEBUG)
 IDENTITY_PROVIDER_URL = env.str("IDENTITY_PROVIDER_URL", default="")

@@ -14,6 +14,7 @@ keyguard doesn't know means *deny*: nothing was signed. No message here holds ke
     ├── CustodyUnreachableError     no usable answer of a custody: it may have been asked all the same
     │   └── CustodyBusyError, CustodyClockError, CustodyDeniesError, CustodyMisconfiguredError
     ├── CustodyForgotError          a custody knew a call and knows it no longer
+    ├── HintRefusedError            a webhook that is not the custody's
     ├── RawNotAllowedError          a custody would sign blindly, and the key does not allow it
     └── SigningDeniedError          anything unforeseen while signing
 """
@@ -305,7 +306,9 @@ class CustodyBusyError(CustodyUnreachableError):
 
     code = "KEYGUARD_CUSTODY_BUSY"
     cause = "The custody's rate limit is reached; it is left alone for as long as it asks."
-    remedy = "None at once. When it stays: lower the rate in the settings, or have the custody raise its limit."
+    remedy = (
+        "None at once. When it stays: lower the rate in the settings, or have the custody raise its limit."
+    )
 
 
 class CustodyClockError(CustodyUnreachableError):
@@ -321,7 +324,9 @@ class CustodyDeniesError(CustodyUnreachableError):
 
     code = "KEYGUARD_CUSTODY_DENIES"
     cause = "The custody does not accept our credentials, or they do not permit this."
-    remedy = "Check the key, its role and the list of allowed addresses at the custody; docs/deploy says which."
+    remedy = (
+        "Check the key, its role and the list of allowed addresses at the custody; docs/deploy says which."
+    )
 
 
 class CustodyMisconfiguredError(CustodyUnreachableError):
@@ -339,6 +344,14 @@ class CustodyForgotError(KeyguardError):
     cause = "The custody had taken the call, and says now that it has no such request."
     remedy = "Ask the custody: another workspace or another API key would do this. Handing it over again could execute it twice."
     disposition = Disposition.PARK
+
+
+class HintRefusedError(KeyguardError):
+    """A webhook that is not, or may not be, the custody's."""
+
+    code = "KEYGUARD_HINT_REFUSED"
+    cause = "The webhook is not signed by the custody, or this custody's webhooks are not configured."
+    remedy = "None when it is forged. Else check the webhook's secret, or the address of its public keys."
 
 
 class RawNotAllowedError(KeyguardError):

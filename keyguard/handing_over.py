@@ -160,9 +160,7 @@ def hand_over(request: HandOverRequest, *, timeout_seconds: float) -> Report:
         if not is_first and not _asks_again(row):
             raise CustodyUnreachableError("somebody asks the custody at this moment, or has just done so")
         log.info("handing_over", key=row.key.address, external_id=row.external_id)
-        report = _ask(
-            lambda: custodian.submit(_ticket(row), call, timeout_seconds=timeout_seconds)
-        )
+        report = _ask(lambda: custodian.submit(_ticket(row), call, timeout_seconds=timeout_seconds))
         if report.state == CustodyState.UNKNOWN:
             raise CustodyUnreachableError("the custody took the call and says that it has no such request")
     return _record(row, report)

@@ -46,8 +46,16 @@ def names_by_chain(name: str) -> dict[int, str]:
     found: dict[int, str] = {}
     for entry in getattr(settings, name, ()):
         chain, equals, called = str(entry).strip().partition("=")
-        if not equals or not chain.isascii() or not chain.isdigit() or not called.strip() or int(chain) in found:
-            raise CustodyMisconfiguredError(f"{name} has {entry!r}, which is no CHAIN_ID=NAME or names a chain twice")
+        if (
+            not equals
+            or not chain.isascii()
+            or not chain.isdigit()
+            or not called.strip()
+            or int(chain) in found
+        ):
+            raise CustodyMisconfiguredError(
+                f"{name} has {entry!r}, which is no CHAIN_ID=NAME or names a chain twice"
+            )
         found[int(chain)] = called.strip()
     return found
 

@@ -50,7 +50,9 @@ class Answer:
         """Return the objects in the body's list. Raises CustodyUnreachableError when it holds none."""
         found = self._parsed()
         if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-            raise CustodyUnreachableError(f"the custody answered {self.status} without a list of JSON objects")
+            raise CustodyUnreachableError(
+                f"the custody answered {self.status} without a list of JSON objects"
+            )
         return found
 
     def _parsed(self) -> Any:
@@ -125,13 +127,25 @@ class Pace:
                 self._held_until, self._why = until, why
 
 
+def deadline_of(timeout_seconds: float) -> float:
+    """Return when the time is up, on the monotonic clock."""
+    return time.monotonic() + timeout_seconds
+
+
 def ask(
-    attempt: Callable[[float], Answer], pace: Pace, deadline: float, *, may_repeat: bool, name: str
+    attempt: Callable[[float], Answer],
+    pace: Pace,
+    deadline: float,
+    *,
+    may_repeat: bool,
+    name: str,
+    judges_401: bool = False,
 ) -> Answer:
     """Return the service's answer to a request, which is neither 429, 401, 403 nor 5xx.
 
     attempt: sends it once, signed afresh, within the seconds that it is given. may_repeat: whether it does no harm
-    twice; one that does is repeated after 429 alone, which says that it was not done.
+    twice; one that does is repeated after 429 alone, which says that it was not done. judges_401: return a 401, for
+    which the caller has an explanation of its own.
     Raises CustodyUnreachableError: then it may have been done.
     """
     backoff = FIRST_BACKOFF_SECONDS
@@ -143,11 +157,15 @@ def ask(
             log.warning("custody_busy", custody=name, retry_after_seconds=seconds)
             # Together with the interval: some say 0.
             pace.hold(max(seconds or 0.0, backoff), CustodyBusyError())
+        elif answer.status == 401 and judges_401:
+            return answer
         elif answer.status in (401, 403):
-            raise _denied(answer, pace, name)
+            raise denied(answer, pace, name)
         elif answer.status >= 500:
             if not may_repeat:
-                raise CustodyUnreachableError(f"{name} answered {answer.status}; it may have taken the request")
+                raise CustodyUnreachableError(
+                    f"{name} answered {answer.status}; it may have taken the request"
+                )
             pace.hold(
                 max(answer.retry_after_seconds() or 0.0, backoff),
                 CustodyBusyError(f"{name} answered {answer.status}"),
@@ -157,7 +175,7 @@ def ask(
         backoff *= 2
 
 
-def _denied(answer: Answer, pace: Pace, name: str) -> CustodyUnreachableError:
+def denied(answer: Answer, pace: Pace, name: str) -> CustodyUnreachableError:
     """Return why a request was not let in; nothing is asked for a while, for asking again would change nothing."""
     skew = answer.skew_seconds()
     if answer.status == 401 and abs(skew) > MOST_SKEW_SECONDS:
@@ -168,7 +186,9 @@ def _denied(answer: Answer, pace: Pace, name: str) -> CustodyUnreachableError:
         log.error("custody_clock_skew", custody=name, skew_seconds=round(skew))
         pace.hold(SKEWED_SECONDS, error)
         return error
-    error = CustodyDeniesError(f"{name} answered {answer.status}: it does not accept our credentials for this")
+    error = CustodyDeniesError(
+        f"{name} answered {answer.status}: it does not accept our credentials for this"
+    )
     log.error("custody_denies", custody=name, status=answer.status)
     if answer.status == 401:
         pace.hold(DENIED_SECONDS, error)

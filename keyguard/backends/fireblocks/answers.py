@@ -33,10 +33,10 @@ def state_of(found: Mapping[str, Any]) -> CustodyState:
 
 def report_of(found: Mapping[str, Any]) -> Report:
     """Return what is to be known of a transaction. What is said to be sent and has no hash is not sent yet."""
-    state, hash = state_of(found), str(found.get("txHash") or "")
-    if state == CustodyState.SENT and not hash:
+    state, sent = state_of(found), str(found.get("txHash") or "")
+    if state == CustodyState.SENT and not sent:
         state = CustodyState.WORKING
-    return Report(state, hash, reason_of(found) if state in ENDED else "")
+    return Report(state, sent, reason_of(found) if state in ENDED else "")
 
 
 def reason_of(found: Mapping[str, Any]) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 from keyguard import curve
 from keyguard.backends import configuring
 from keyguard.backends.fireblocks import answers
-from keyguard.backends.fireblocks.client import Client, deadline_of, models
-from keyguard.backends.pacing import Answer
+from keyguard.backends.fireblocks.client import Client, models
+from keyguard.backends.pacing import Answer, deadline_of
 from keyguard.calls import Call
 from keyguard.custodians import Report, Ticket
 from keyguard.errors import CustodyMisconfiguredError, CustodyUnreachableError
@@ -51,7 +51,9 @@ class FireblocksCustodian:
             raise CustodyUnreachableError(f"Fireblocks shows no secp256k1 public key for {reference}")
         public = bytes.fromhex(match[1])
         if curve.address_of(public) != self._address(vault, asset, deadline):
-            raise CustodyUnreachableError(f"Fireblocks shows a public key for {reference} that is not its address's")
+            raise CustodyUnreachableError(
+                f"Fireblocks shows a public key for {reference} that is not its address's"
+            )
         return public
 
     def submit(self, ticket: Ticket, call: Call, *, timeout_seconds: float) -> Report:
@@ -72,8 +74,10 @@ class FireblocksCustodian:
         created = _ok(answer).json()
         if not created.get("id") or not created.get("status"):
             raise CustodyUnreachableError("Fireblocks answered without saying what it has")
-        # Without a hash: that is read where the whole transaction can be compared.
-        return Report(_without_hash(answers.state_of(created)))
+        state = answers.state_of(created)
+        if state in answers.ENDED:
+            return self._find(ticket, deadline)  # the answer to a request says no reasons
+        return Report(CustodyState.WORKING if state == CustodyState.SENT else state)
 
     def find(self, ticket: Ticket, *, timeout_seconds: float) -> Report:
         """Return how it stands; UNKNOWN only when Fireblocks itself says that it has no such transaction."""
@@ -116,7 +120,9 @@ class FireblocksCustodian:
         asset = str(found.get("assetId") or "")
         after = int(found.get("createdAt") or 0) - MARGIN_MS
         listed = _ok(self._client.transactions_of(vault, asset, max(after, 0), deadline)).json_list()
-        by_replaced = {str(each["replacedTxHash"]).lower(): each for each in listed if each.get("replacedTxHash")}
+        by_replaced = {
+            str(each["replacedTxHash"]).lower(): each for each in listed if each.get("replacedTxHash")
+        }
         last = found
         for _ in range(MOST_REPLACEMENTS):
             following = by_replaced.get(str(last.get("txHash") or "").lower())
@@ -130,7 +136,9 @@ class FireblocksCustodian:
         vault, own = split(reference)
         asset = configuring.called(chain_id, self._assets, "FIREBLOCKS_ASSETS")
         if asset != own and self._address(vault, asset, deadline) != self._address(vault, own, deadline):
-            raise CustodyMisconfiguredError(f"vault account {vault} has another address for {asset} than for {own}")
+            raise CustodyMisconfiguredError(
+                f"vault account {vault} has another address for {asset} than for {own}"
+            )
         return vault, asset
 
     def _address(self, vault: str, asset: str, deadline: float) -> str:
@@ -177,10 +185,6 @@ def _request(external_id: str, vault: str, asset: str, call: Call) -> Any:
     if call.max_fee_per_gas_wei is not None:
         request.max_fee = units(call.max_fee_per_gas_wei, GWEI_DIGITS)
     return request
-
-
-def _without_hash(state: CustodyState) -> CustodyState:
-    return CustodyState.WORKING if state == CustodyState.SENT else state
 
 
 def _address(value: Any) -> str:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from keyguard.backends.fireblocks import answers
-from keyguard.backends.fireblocks.client import Client, deadline_of, models
+from keyguard.backends.fireblocks.client import Client, models
 from keyguard.backends.fireblocks.custodian import split
+from keyguard.backends.pacing import deadline_of
 from keyguard.backends.remote import (
     MessagePayload,
     NotThere,
@@ -99,7 +100,9 @@ def _signature(found: Mapping[str, Any], payload: Payload, key: Key) -> bytes:
         signature = message["signature"]
         full, v = str(signature["fullSig"]).removeprefix("0x"), int(signature["v"])
     except (KeyError, TypeError, ValueError):
-        raise SignatureInvalidError(f"{key.address}: Fireblocks says that it signed, and shows no signature") from None
+        raise SignatureInvalidError(
+            f"{key.address}: Fireblocks says that it signed, and shows no signature"
+        ) from None
     if len(full) != 128:
         raise SignatureInvalidError(f"{key.address}: Fireblocks shows a signature of another length")
     return checked(full[:64], full[64:], v, payload, key)
