@@ -18,7 +18,7 @@ from keyguard.backends.fireblocks import configured as fireblocks
 from keyguard.backends.remote import RemoteSigner, register_remote_signer
 from keyguard.custodians import Custodian, register_custodian
 
-Made = tuple[Custodian, RemoteSigner]
+Made = tuple[Custodian, RemoteSigner, Callable[[], None]]  # the last one closes its connections
 
 _made: dict[str, tuple[int, Made]] = {}
 _lock = threading.Lock()
@@ -30,7 +30,7 @@ def _fireblocks() -> Made:
     from keyguard.backends.fireblocks.signer import FireblocksSigner
 
     client = Client(fireblocks.read())
-    return FireblocksCustodian(client), FireblocksSigner(client)
+    return FireblocksCustodian(client), FireblocksSigner(client), client.close
 
 
 def _dfns() -> Made:
@@ -39,7 +39,7 @@ def _dfns() -> Made:
     from keyguard.backends.dfns.signer import DfnsSigner
 
     client = Client(dfns.read())
-    return DfnsCustodian(client), DfnsSigner(client)
+    return DfnsCustodian(client), DfnsSigner(client), client.close
 
 
 _MAKERS: Mapping[str, Callable[[], Made]] = {"fireblocks": _fireblocks, "dfns": _dfns}
@@ -62,6 +62,9 @@ def _of(name: str) -> Made:
 def forget() -> None:
     """Make the clients anew at the next question, from the settings as they are then."""
     with _lock:
+        for process, (*_, close) in _made.values():
+            if process == os.getpid():
+                close()
         _made.clear()
 
 

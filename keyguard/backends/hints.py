@@ -4,7 +4,6 @@ Upholds: nothing in a webhook is believed but our own id in it; how that request
 webhook that is late, or comes twice, names nothing. What is not the custody's is refused before it is parsed.
 """
 
-import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from keyguard.backends.dfns import hints as dfns
 from keyguard.backends.fireblocks import hints as fireblocks
+from keyguard.backends.pacing import parsed_json
 from keyguard.errors import HintRefusedError
 
 MAX_BYTES = 256 * 1024
@@ -49,8 +49,8 @@ def custody_hint(custody: str, headers: Mapping[str, str], body: bytes) -> str:
         raise HintRefusedError(f"more than {MAX_BYTES} bytes")
     _VERIFY[custody](headers.get(_HEADERS[custody], ""), body)
     try:
-        event = Event(*_READ[custody](json.loads(body)))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        event = Event(*_READ[custody](parsed_json(body)))
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise HintRefusedError("signed by the custody, and not understood") from None
     if abs(time.time() - event.sent_at) > LATE_SECONDS or not _is_new(custody, event.id):
         return ""

@@ -4,7 +4,6 @@ Upholds: one HTTP attempt is one call of `attempt`, so that each is signed afres
 never repeated here; nobody waits longer than their own time. Per process: the rates of several processes add up.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from threading import Lock
 from typing import Any
 
 import structlog
+from pydantic_core import from_json
 
 from keyguard.errors import (
     CustodyBusyError,
@@ -29,6 +29,15 @@ SKEWED_SECONDS = 60.0
 MOST_SKEW_SECONDS = 20.0  # a token of theirs is good for 30
 FIRST_BACKOFF_SECONDS = 0.2
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
+
+
+def parsed_json(data: bytes) -> Any:
+    """Return the value in JSON that others have sent. Raises ValueError.
+
+    Not with `json`: eth-account's libraries raise Python's recursion limit so far that a deeply nested list would end the
+    process.
+    """
+    return from_json(data, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +68,8 @@ class Answer:
         if len(self.body) > MAX_ANSWER_BYTES:
             return None
         try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError):
+            return parsed_json(self.body)
+        except ValueError:
             return None
 
     def is_denial_of_existence(self) -> bool:

@@ -33,6 +33,10 @@ class Client:
         self._http = httpx.Client(base_url=config.base_url, follow_redirects=False)
         self._pace = Pace(config.requests_per_second)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
     def key(self, key_id: str, deadline: float) -> dict[str, Any]:
         """Return a key, with the wallets that it has."""
         return _ok(self._get(path("keys", key_id), deadline)).json()

@@ -77,6 +77,10 @@ class Client:
         self._vaults: Any = VaultsApi(self._api)
         self._pace = Pace(config.requests_per_second)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._api.rest_client.pool_manager.clear()
+
     def create_transaction(self, request: Any, external_id: str, deadline: float) -> Answer:
         """Ask for a transaction. At most one for each external id, which the service keeps for ever."""
         return self._ask(

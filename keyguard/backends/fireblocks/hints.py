@@ -14,6 +14,7 @@ import structlog
 
 from keyguard.backends.configuring import text
 from keyguard.backends.fireblocks.configured import is_configured
+from keyguard.backends.pacing import parsed_json
 from keyguard.errors import HintRefusedError
 
 HEADER = "Fireblocks-Webhook-Signature"
@@ -21,7 +22,7 @@ ALGORITHM = "RS512"
 REFRESH_SECONDS = 60.0
 STALE_SECONDS = 24 * 3600.0
 FETCH_SECONDS = 5.0
-MAX_SIGNATURE_CHARACTERS = 8192
+MAX_SIGNATURE_CHARACTERS = 2048  # its header is parsed before anything is verified
 MIN_KEY_BITS = 2048
 
 log = structlog.get_logger("keyguard")
@@ -55,7 +56,7 @@ class KeySet:
         try:
             answer = httpx.get(url, timeout=FETCH_SECONDS, follow_redirects=False)
             answer.raise_for_status()
-            listed = jwt.PyJWKSet.from_dict(answer.json()).keys
+            listed = jwt.PyJWKSet.from_dict(parsed_json(answer.content)).keys
         except Exception as error:  # noqa: BLE001 - of many kinds; without the list nothing is verified
             log.warning("webhook_keys_unreadable", exception=type(error).__name__)
             return
