@@ -33,7 +33,7 @@ def dfns(request: HttpRequest) -> HttpResponse:
 
 def _taken(request: HttpRequest, custody: str) -> HttpResponse:
     # Before it is read.
-    length = request.headers.get("Content-Length", "")
+    length = request.headers.get("Content-Length") or "0"
     if not length.isascii() or not length.isdigit() or int(length) > MAX_BYTES:
         return HttpResponse(status=413)
     try:

@@ -43,7 +43,7 @@ def _dfns() -> Made:
 
 
 _MAKERS: Mapping[str, Callable[[], Made]] = {"fireblocks": _fireblocks, "dfns": _dfns}
-_CONFIGURED: Mapping[str, Callable[[], bool]] = {
+CONFIGURED: Mapping[str, Callable[[], bool]] = {
     "fireblocks": fireblocks.is_configured,
     "dfns": dfns.is_configured,
 }
@@ -70,7 +70,7 @@ def forget() -> None:
 
 def register() -> None:
     """Register the custodies that are configured. Django calls this once, when it starts."""
-    for name, is_configured in _CONFIGURED.items():
+    for name, is_configured in CONFIGURED.items():
         if is_configured():
             register_custodian(name, lambda name=name: _of(name)[0])  # type: ignore[misc]
             register_remote_signer(name, lambda name=name: _of(name)[1])  # type: ignore[misc]

@@ -58,7 +58,10 @@ def _register(monkeypatch: pytest.MonkeyPatch) -> None:
     from keyguard import custodians  # fixtures are imported before Django is set up
     from keyguard.backends import custodies, remote
 
-    monkeypatch.setattr(custodians, "CUSTODIANS", custodians.CUSTODIANS.copy())
-    monkeypatch.setattr(remote, "REMOTE_SIGNERS", remote.REMOTE_SIGNERS.copy())
+    for name, is_configured in custodies.CONFIGURED.items():
+        if is_configured():
+            # Taken away again after the test.
+            monkeypatch.setitem(custodians.CUSTODIANS, name, None)
+            monkeypatch.setitem(remote.REMOTE_SIGNERS, name, None)
     custodies.forget()
     custodies.register()
