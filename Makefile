@@ -95,7 +95,7 @@ node_modules/.installed: package-lock.json
 
 .contracts/dfns/.installed:
 	@mkdir -p .contracts/dfns
-	@npm install --prefix .contracts/dfns --no-save --ignore-scripts --no-audit --no-fund @dfns/sdk@0.8.21 @dfns/sdk-keysigner@0.8.3 > .contracts/dfns/install.log 2>&1 || { echo "DFNS' SDK could not be installed (is registry.npmjs.org reachable?): .contracts/dfns/install.log says why."; exit 1; }
+	@npm install --prefix .contracts/dfns --no-save --ignore-scripts --no-audit --no-fund @dfns/sdk@0.8.3 @dfns/sdk-keysigner@0.8.3 > .contracts/dfns/install.log 2>&1 || { echo "DFNS' SDK could not be installed (is registry.npmjs.org reachable?): .contracts/dfns/install.log says why."; exit 1; }
 	@touch $@
 
 .contracts/prism/.installed:

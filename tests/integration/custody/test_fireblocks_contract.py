@@ -43,7 +43,7 @@ def proxied(fireblocks: FakeFireblocks, settings: Any, tmp_path: Path) -> Iterat
         prism = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + START_SECONDS
-        while socket.socket().connect_ex(("127.0.0.1", port)):
+        while not _listens(port):
             assert prism.poll() is None, (tmp_path / "prism.log").read_text()[-2000:]
             assert time.monotonic() < deadline, "Prism does not listen"
             time.sleep(0.2)
@@ -53,6 +53,11 @@ def proxied(fireblocks: FakeFireblocks, settings: Any, tmp_path: Path) -> Iterat
     finally:
         prism.terminate()
         prism.wait(10)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.case("K56")
