@@ -10,7 +10,7 @@ Does not ask who the caller is.
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -256,13 +256,14 @@ def _ask(question: Callable[[], Report]) -> Report:
 
 
 def _record(row: HandOver, report: Report) -> Report:
-    """Write down what the custody says; an end stays as it was told first."""
-    if (row.state, row.hash, row.reason) == (report.state, report.hash or row.hash, report.reason):
+    """Write down what the custody says; an end stays as it was told first, and a hash that was named stays named."""
+    report = replace(report, hash=report.hash or row.hash)
+    if (row.state, row.hash, row.reason) == (report.state, report.hash, report.reason):
         return report
     rows = HandOver.objects.filter(pk=row.pk).exclude(state__in=[HandOverState.INTENT, *HANDED_BACK])
     rows.update(
         state=HandOverState(report.state),
-        hash=report.hash or row.hash,
+        hash=report.hash,
         reason=report.reason,
         answered_at=Now(),
     )

@@ -25,9 +25,15 @@ def external_id_of(found: Mapping[str, Any]) -> str:
 
 
 def report_of(found: Mapping[str, Any]) -> Report:
-    """Return what is to be known of a transaction. What is said to be sent and has no hash is not sent yet."""
+    """Return what is to be known of a transaction.
+
+    What is said to be sent and has no hash is not sent yet; what failed after it was sent has not ended before its hash is
+    known.
+    """
     state, sent = STATES.get(str(found.get("status")), CustodyState.WORKING), str(found.get("txHash") or "")
     if state == CustodyState.SENT and not sent:
+        state = CustodyState.WORKING
+    if state == CustodyState.FAILED and not sent and found.get("dateBroadcasted"):
         state = CustodyState.WORKING
     reason = str(found.get("reason") or found.get("status")) if state in ENDED else ""
     return Report(state, sent, reason)

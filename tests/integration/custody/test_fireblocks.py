@@ -229,17 +229,45 @@ def test_each_word_means_one_thing_and_an_unknown_one_means_working(
     sent = {"txHash": HASH} if state == "SENT" else {}
     fireblocks.shows = {
         "status": said,
-        "subStatus": "WHY",
+        "subStatus": "INSUFFICIENT_FUNDS",
         "unheard": {"of": [1]},
         "amount": "no number",
         **sent,
     }
     found = status()
     assert (found.state, found.hash) == (state, HASH if sent else "")
-    assert found.reason == (f"{said}, WHY" if state in ("REFUSED", "FAILED") else "")
+    assert found.reason == (f"{said}, INSUFFICIENT_FUNDS" if state in ("REFUSED", "FAILED") else "")
     if state == "SENT":
         fireblocks.shows["txHash"] = ""
         assert status().state == CustodyState.WORKING
+
+
+@pytest.mark.case("K26")
+@pytest.mark.parametrize(
+    "why", ["", "INTERNAL_ERROR", "TIMEOUT", "DROPPED_BY_BLOCKCHAIN", "A_NEW_WORD", None]
+)
+def test_failed_without_a_hash_is_no_end_where_it_may_have_been_sent(
+    bound: Key, fireblocks: FakeFireblocks, why: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    fireblocks.keep = True
+    hand_over(bound)
+    fireblocks.shows = {"status": "FAILED", "subStatus": why}
+    found = status()
+    assert (found.state, found.hash) == (CustodyState.WORKING, "")
+    assert "may have been sent" in found.reason
+    assert any("custody_end_unclear" in record.getMessage() for record in caplog.records)
+    fireblocks.shows["txHash"] = HASH
+    assert (status().state, status().hash) == (CustodyState.FAILED, HASH), "its receipt says the rest"
+
+
+def test_hash_that_was_named_once_stays_named(bound: Key, fireblocks: FakeFireblocks) -> None:
+    fireblocks.keep = True
+    hand_over(bound)
+    fireblocks.shows = {"status": "BROADCASTING", "txHash": HASH}
+    assert status().hash == HASH
+    fireblocks.shows = {"status": "FAILED", "subStatus": "INSUFFICIENT_FUNDS", "txHash": ""}
+    ended = status()
+    assert (ended.state, ended.hash) == (CustodyState.FAILED, HASH), "nobody may take it for never sent"
 
 
 @pytest.mark.case("K26")
