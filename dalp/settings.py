@@ -266,9 +266,7 @@ FIREBLOCKS_BASE_URL = env.str("FIREBLOCKS_BASE_URL", default="https://api.firebl
 FIREBLOCKS_ASSETS: list[str] = env.list("FIREBLOCKS_ASSETS", default=[])
 FIREBLOCKS_ALLOW_RAW: list[str] = env.list("FIREBLOCKS_ALLOW_RAW", default=[])
 FIREBLOCKS_REQUESTS_PER_SECOND = env.float("FIREBLOCKS_REQUESTS_PER_SECOND", default=5.0)
-FIREBLOCKS_WEBHOOK_JWKS_URL = env.str(
-    "FIREBLOCKS_WEBHOOK_JWKS_URL", default="https://keys.fireblocks.io/.well-known/jwks.json"
-)
+FIREBLOCKS_WEBHOOK_JWKS_URL = env.str("FIREBLOCKS_WEBHOOK_JWKS_URL", default="")
 DFNS_AUTH_TOKEN = env.str("DFNS_AUTH_TOKEN", default="")
 DFNS_CREDENTIAL_ID = env.str("DFNS_CREDENTIAL_ID", default="")
 DFNS_CREDENTIAL_KEY = env.str("DFNS_CREDENTIAL_KEY", default="", multiline=True)

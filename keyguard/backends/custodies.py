@@ -16,12 +16,37 @@ from keyguard.backends.configuring import Problem
 from keyguard.backends.dfns import configured as dfns
 from keyguard.backends.fireblocks import configured as fireblocks
 from keyguard.backends.remote import RemoteSigner, register_remote_signer
-from keyguard.custodians import Custodian, register_custodian
+from keyguard.calls import Call
+from keyguard.custodians import Custodian, Report, Ticket, register_custodian
 
 Made = tuple[Custodian, RemoteSigner, Callable[[], None]]  # the last one closes its connections
 
 _made: dict[str, tuple[int, Made]] = {}
 _lock = threading.Lock()
+
+
+class LazyCustodian:
+    """A custodian whose client is made at the first question. What it can do is known without."""
+
+    def __init__(self, name: str, *, can_cancel: bool) -> None:
+        self._name = name
+        self.can_cancel = can_cancel
+
+    def public_key(self, reference: str) -> bytes:
+        """Return the public key, 65 bytes, of what the custody calls `reference`."""
+        return client_of(self._name).public_key(reference)
+
+    def submit(self, ticket: Ticket, call: Call, *, timeout_seconds: float) -> Report:
+        """Ask for the call to be executed once, by the key of the ticket."""
+        return client_of(self._name).submit(ticket, call, timeout_seconds=timeout_seconds)
+
+    def find(self, ticket: Ticket, *, timeout_seconds: float) -> Report:
+        """Return how it stands."""
+        return client_of(self._name).find(ticket, timeout_seconds=timeout_seconds)
+
+    def cancel(self, ticket: Ticket, *, timeout_seconds: float) -> Report:
+        """Ask for it not to be sent, where that is possible, and return how it stands."""
+        return client_of(self._name).cancel(ticket, timeout_seconds=timeout_seconds)
 
 
 def _fireblocks() -> Made:
@@ -49,6 +74,14 @@ CONFIGURED: Mapping[str, Callable[[], bool]] = {
 }
 
 
+_CAN_CANCEL = {"fireblocks": True, "dfns": False}
+
+
+def client_of(name: str) -> Custodian:
+    """Return the custody's own custodian in this process, with everything loaded."""
+    return _of(name)[0]
+
+
 def _of(name: str) -> Made:
     """Return the custody's clients in this process."""
     with _lock:
@@ -72,7 +105,8 @@ def register() -> None:
     """Register the custodies that are configured. Django calls this once, when it starts."""
     for name, is_configured in CONFIGURED.items():
         if is_configured():
-            register_custodian(name, lambda name=name: _of(name)[0])  # type: ignore[misc]
+            custodian = LazyCustodian(name, can_cancel=_CAN_CANCEL[name])
+            register_custodian(name, lambda custodian=custodian: custodian)  # type: ignore[misc]
             register_remote_signer(name, lambda name=name: _of(name)[1])  # type: ignore[misc]
 
 

@@ -42,7 +42,8 @@ def problems() -> list[Problem]:
             f"an RSA key of {MIN_KEY_BITS} bits or more",
         )
     found += configuring.url_problem("FIREBLOCKS_BASE_URL")
-    found += configuring.url_problem("FIREBLOCKS_WEBHOOK_JWKS_URL")
+    if text("FIREBLOCKS_WEBHOOK_JWKS_URL"):
+        found += configuring.url_problem("FIREBLOCKS_WEBHOOK_JWKS_URL")
     found += configuring.chains_problem("FIREBLOCKS_ASSETS")
     return found + configuring.rate_problem("FIREBLOCKS_REQUESTS_PER_SECOND")
 

@@ -13,7 +13,6 @@ from typing import Any
 import structlog
 
 from keyguard.backends.configuring import text
-from keyguard.backends.fireblocks.configured import is_configured
 from keyguard.backends.pacing import parsed_json
 from keyguard.errors import HintRefusedError
 
@@ -74,8 +73,9 @@ def verify(signature: str, body: bytes) -> None:
     """Raise HintRefusedError unless Fireblocks signed exactly these bytes."""
     import jwt
 
-    if not is_configured():
-        raise HintRefusedError("Fireblocks is not configured")
+    url = text("FIREBLOCKS_WEBHOOK_JWKS_URL")
+    if not url:
+        raise HintRefusedError("FIREBLOCKS_WEBHOOK_JWKS_URL is not set")
     header, _, rest = signature.partition(".")
     payload, _, signed = rest.partition(".")
     if len(signature) > MAX_SIGNATURE_CHARACTERS or payload or not header or not signed or "." in signed:
@@ -85,7 +85,7 @@ def verify(signature: str, body: bytes) -> None:
         fields = jwt.get_unverified_header(whole)
         if fields.get("alg") != ALGORITHM or "crit" in fields or fields.get("b64") is False:
             raise HintRefusedError("signed in another way than RS512")
-        key = KEYS.key(str(fields.get("kid")), text("FIREBLOCKS_WEBHOOK_JWKS_URL"))
+        key = KEYS.key(str(fields.get("kid")), url)
         if key is None:
             raise HintRefusedError("signed by a key that Fireblocks does not publish")
         jwt.PyJWS(algorithms=[ALGORITHM]).decode(whole, key, algorithms=[ALGORITHM])

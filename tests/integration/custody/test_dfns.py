@@ -1,6 +1,7 @@
 """DFNS' client against a service that checks what the real one checks."""
 
 import json
+import logging
 import time
 from typing import Any
 
@@ -367,3 +368,19 @@ def test_secrets_are_shown_by_nothing(bound: Key, dfns: FakeDfns, settings: Any)
     for shown in (repr(configured.read()), repr(caught.value), json.dumps(str(caught.value.__context__))):
         assert "token-1" not in shown
         assert "BEGIN" not in shown
+
+
+@pytest.mark.case("K55")
+def test_no_log_at_any_level_shows_what_proves_who_we_are(
+    bound: Key, dfns: FakeDfns, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    dfns.keep = True
+    hand_over(bound)
+    dfns.lose_answer()
+    with pytest.raises(CustodyUnreachableError):
+        status()
+    assert len(caplog.records) > 3
+    secrets = [*dfns.used_actions, "token-1", settings.DFNS_CREDENTIAL_KEY[30:60], "BEGIN PRIVATE"]
+    for secret in secrets:
+        assert secret not in caplog.text

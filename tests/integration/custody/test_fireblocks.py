@@ -1,5 +1,6 @@
 """Fireblocks' client, through the vendor's SDK, against a service that checks what the real one checks."""
 
+import logging
 import time
 from datetime import timedelta
 from typing import Any
@@ -417,10 +418,11 @@ def test_credentials_that_are_not_accepted_are_named_and_not_shown(
 def test_key_is_parsed_once_and_shown_by_nothing(
     bound: Key, fireblocks: FakeFireblocks, settings: Any
 ) -> None:
+    from keyguard.backends import custodies
     from keyguard.backends.fireblocks import configured
 
     config = configured.read()
-    custodian: Any = custodian_of("fireblocks")
+    custodian: Any = custodies.client_of("fireblocks")
     for shown in (repr(config), repr(custodian.__dict__), repr(custodian._client._api.__dict__)):
         assert "BEGIN" not in shown
         assert settings.FIREBLOCKS_SECRET_KEY[64:128] not in shown
@@ -428,3 +430,22 @@ def test_key_is_parsed_once_and_shown_by_nothing(
     for _ in range(20):
         custodian.find(ticket(), timeout_seconds=5)
     assert time.monotonic() - began < 20 * 0.04, "50 ms each when the key is parsed at every call"
+
+
+@pytest.mark.case("K55")
+def test_no_log_at_any_level_shows_what_proves_who_we_are(
+    bound: Key, fireblocks: FakeFireblocks, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    fireblocks.keep = True
+    hand_over(bound)
+    fireblocks.lose_answer()
+    with pytest.raises(CustodyUnreachableError):
+        status()
+    fireblocks.api_key = "another"
+    with pytest.raises(CustodyDeniesError):
+        status()
+    assert len(caplog.records) > 3
+    tokens = [each.headers["authorization"].removeprefix("Bearer ") for each in fireblocks.requests]
+    for secret in (*tokens, settings.FIREBLOCKS_SECRET_KEY[64:128], "api-key-1", "BEGIN PRIVATE"):
+        assert secret not in caplog.text

@@ -1,10 +1,12 @@
 """Fireblocks and DFNS under the signer, on a chain: one execution each, whatever is lost, replaced or changed there."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db.models.functions import Now
+from django.utils import timezone
 
 import keyguard
 from keyguard import handing_over
@@ -160,7 +162,7 @@ def test_what_its_people_have_to_approve_holds_up_nothing_behind_it(custody: Cus
 
 
 @pytest.mark.case("K25")
-def test_cancelled_by_a_person_before_anybody_approved_it(fireblocks: Custody) -> None:
+def test_called_off_by_a_person_or_by_its_time_before_anybody_approved_it(fireblocks: Custody) -> None:
     fireblocks.fake.hold = True
     row = fireblocks.stage.record(7, sender="vault")
     drain()
@@ -169,6 +171,12 @@ def test_cancelled_by_a_person_before_anybody_approved_it(fireblocks: Custody) -
     drain()
     assert state(row)[0] == "CANCELLED"
     assert fireblocks.fake.by_external_id(row.pk).status == "CANCELLED"
+    late = fireblocks.stage.record(8, sender="vault", valid_until=timezone.now() + timedelta(seconds=60))
+    drain()
+    Transaction.objects.filter(pk=late.pk).update(valid_until=timezone.now() - timedelta(seconds=60))
+    drain()
+    assert (state(late)[0], (late.error or {})["code"]) == ("EXPIRED", "TRANSACTION_EXPIRED")
+    assert fireblocks.fake.by_external_id(late.pk).status == "CANCELLED", "and not only here"
     assert fireblocks.stage.counted(7) == 0
 
 

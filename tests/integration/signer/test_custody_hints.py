@@ -54,7 +54,6 @@ def key() -> Any:
 def server(key: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeyServer]:
     server = KeyServer()
     server.keys["k1"] = key
-    settings.FIREBLOCKS_API_KEY = "api-key-1"
     settings.FIREBLOCKS_WEBHOOK_JWKS_URL = f"{server.url}/.well-known/jwks.json"
     settings.DFNS_WEBHOOK_SECRET = SECRET
     monkeypatch.setattr(fireblocks_hints, "KEYS", fireblocks_hints.KeySet())
@@ -242,7 +241,7 @@ def test_huge_or_malformed_bodies_are_refused(
 def test_custody_that_is_not_configured_is_not_listened_to(
     db: None, server: KeyServer, key: Any, settings: Any
 ) -> None:
-    settings.FIREBLOCKS_API_KEY = settings.DFNS_WEBHOOK_SECRET = ""
+    settings.FIREBLOCKS_WEBHOOK_JWKS_URL = settings.DFNS_WEBHOOK_SECRET = ""
     for path in (FIREBLOCKS, DFNS):
         body = event(path, uuid4())
         assert post(path, body, jws(body, key) if path == FIREBLOCKS else tag(body, "")) == 401
