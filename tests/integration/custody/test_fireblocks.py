@@ -351,8 +351,14 @@ def test_too_many_requests_are_waited_out_with_a_fresh_token_each_time(
     claims = [jwt.decode(each, options={"verify_signature": False}) for each in tokens]
     assert len({each["nonce"] for each in claims}) == 4
     assert len({each.headers["idempotency-key"] for each in attempts}) == 1
+    seen = len(fireblocks.requests)
     fireblocks.storm(2, retry_after="0", status=503)
     assert status().state == CustodyState.WORKING, "a look does no harm twice"
+    assert len({each.headers["authorization"] for each in fireblocks.requests[seen:]}) == 3
+    fireblocks.lose_answer("GET")
+    with pytest.raises(CustodyUnreachableError, match="no answer"):  # not 401: no attempt is repeated as it is
+        status()
+    assert len(fireblocks.requests) == seen + 4
 
 
 @pytest.mark.case("K27")
