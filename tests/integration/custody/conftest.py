@@ -1,13 +1,16 @@
 """Custodies that stand in for Fireblocks and DFNS, and the real clients of them, configured."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.fakes.credentials import Credentials, close_clients
+from tests.fakes.credentials import VAULT, Credentials, close_clients
 from tests.fakes.dfns import FakeDfns
 from tests.fakes.fireblocks import FakeFireblocks
+
+if TYPE_CHECKING:
+    from keyguard.models import Key
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +36,11 @@ def dfns(credentials: Credentials, settings: Any, monkeypatch: pytest.MonkeyPatc
     yield fake
     close_clients()
     fake.stop()
+
+
+@pytest.fixture
+def bound(fresh_db: str, fireblocks: FakeFireblocks) -> "Key":
+    """A key at Fireblocks."""
+    import keyguard  # not before Django is set up
+
+    return keyguard.bind_key("treasury", "fireblocks", VAULT)

@@ -20,7 +20,7 @@ from keyguard.backends import custodies
 from keyguard.backends.remote import DigestPayload, MessagePayload, remote_signer_of
 from tests.fakes.credentials import VAULT
 from tests.fakes.fireblocks import FakeFireblocks
-from tests.integration.custody.test_fireblocks import TO
+from tests.integration.custody.asking import TO
 
 SPEC, PRISM = os.environ.get("FIREBLOCKS_SPEC", ""), os.environ.get("PRISM", "")
 START_SECONDS = 60
