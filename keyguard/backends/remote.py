@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from keyguard import curve, ethereum
-from keyguard.errors import BackendUnknownError, SignatureInvalidError
+from keyguard.errors import BackendUnknownError, FieldInvalidError, SignatureInvalidError
 from keyguard.ethereum import UnsignedTransaction
 from keyguard.models import Key
 
@@ -49,9 +49,13 @@ class TransactionPayload:
 
 @dataclass(frozen=True, slots=True)
 class DigestPayload:
-    """32 bytes that nobody at the custody can read: only for keys that allow it."""
+    """32 bytes that nobody at the custody can read: only for keys that allow it. Raises FieldInvalidError."""
 
     digest: bytes
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.digest, bytes) or len(self.digest) != 32:
+            raise FieldInvalidError("digest", "must be 32 bytes")
 
 
 Payload = TypedDataPayload | MessagePayload | TransactionPayload | DigestPayload

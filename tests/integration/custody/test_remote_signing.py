@@ -22,6 +22,7 @@ from keyguard.backends.remote import (
 from keyguard.errors import (
     BackendUnknownError,
     CustodyUnreachableError,
+    FieldInvalidError,
     RawNotAllowedError,
     SignatureInvalidError,
 )
@@ -121,6 +122,9 @@ def test_typed_data_is_sent_whole_and_exact(desk: Desk) -> None:
 
 @pytest.mark.case("K19")
 def test_what_nobody_can_read_is_refused_here_unless_the_key_allows_it(desk: Desk) -> None:
+    for size in (0, 20, 31, 33, 64):
+        with pytest.raises(FieldInvalidError):
+            DigestPayload(bytes(size))
     blind = DigestPayload(bytes(range(32)))
     seen = len(desk.fake.requests)
     with pytest.raises(RawNotAllowedError):

@@ -215,7 +215,7 @@ def test_forged_webhooks_are_refused(
     assert not is_due(row)
 
 
-@pytest.mark.case("K29", "PD7")
+@pytest.mark.case("K29")
 def test_huge_or_malformed_bodies_are_refused(
     db: None, server: KeyServer, key: Any, rung: list[object]
 ) -> None:
