@@ -11,10 +11,10 @@ LOCAL  := DEBUG=true DATABASE_URL=sqlite://:memory:
 BESIDE := -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types imports migrations bench bench-peers chaos chaos-signer cases lock clean
+.PHONY: help setup demo test check lint format types imports migrations bench bench-peers chaos chaos-signer contract-dfns contract-fireblocks cases lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(SETUP) ## Make the virtual environment, get the contracts and the local chain
 
@@ -56,6 +56,13 @@ chaos: $(SETUP) ## Run 10,000 random programs while workers and servers are kill
 chaos-signer: $(SETUP) ## Send 10,000 transactions while workers are killed, answers lost, blocks taken back (ARGS="--seed 7")
 	@$(PY) -m tests.chaos_signer $(ARGS)
 
+contract-dfns: $(SETUP) .contracts/dfns/.installed ## Compare our client of DFNS with DFNS' own SDK, which it installs under .contracts/
+	@DFNS_SDK=$(CURDIR)/.contracts/dfns/node_modules $(VENV)/bin/pytest tests/integration/custody/test_dfns_contract.py
+
+contract-fireblocks: $(SETUP) .contracts/prism/.installed ## Hold client and fake to Fireblocks' OpenAPI document (SPEC=/path/to/api-spec-v2.yaml)
+	@test -f "$(SPEC)" || { echo "Say where the document is: SPEC=/path/to/api-spec-v2.yaml of github.com/fireblocks/fireblocks-openapi-spec."; exit 1; }
+	@FIREBLOCKS_SPEC=$(abspath $(SPEC)) PRISM=$(CURDIR)/.contracts/prism/node_modules/.bin/prism $(VENV)/bin/pytest tests/integration/custody/test_fireblocks_contract.py
+
 cases: $(SETUP) ## List the failure cases that have a test, and those that have none
 	@$(PY) -m tests.cases
 
@@ -65,7 +72,7 @@ lock: $(SETUP) ## Compile requirements*.txt from pyproject.toml, and that of the
 	@$(VENV)/bin/uv pip compile benchmarks/peers/requirements.in --quiet --generate-hashes --python-version 3.11 -o benchmarks/peers/requirements.txt
 
 clean: ## Remove everything that setup and demo made
-	@rm -rf $(VENV) node_modules $(PEERS) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache staticfiles
+	@rm -rf $(VENV) node_modules $(PEERS) .contracts .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache staticfiles
 
 # A stamp each: the second `make demo` installs nothing.
 $(VENV)/.installed: requirements-dev.txt
@@ -84,6 +91,16 @@ node_modules/.installed: package-lock.json
 	@mkdir -p node_modules
 	@npm ci --ignore-scripts --no-audit --no-fund --fetch-retries 1 --fetch-retry-mintimeout 2000 > .npm-install.log 2>&1 || { echo "The npm packages could not be installed (is registry.npmjs.org reachable?): .npm-install.log says why."; exit 1; }
 	@rm -f .npm-install.log
+	@touch $@
+
+.contracts/dfns/.installed:
+	@mkdir -p .contracts/dfns
+	@npm install --prefix .contracts/dfns --no-save --ignore-scripts --no-audit --no-fund @dfns/sdk@0.8.3 @dfns/sdk-keysigner@0.8.3 > .contracts/dfns/install.log 2>&1 || { echo "DFNS' SDK could not be installed (is registry.npmjs.org reachable?): .contracts/dfns/install.log says why."; exit 1; }
+	@touch $@
+
+.contracts/prism/.installed:
+	@mkdir -p .contracts/prism
+	@npm install --prefix .contracts/prism --no-save --ignore-scripts --no-audit --no-fund @stoplight/prism-cli@5.14.2 > .contracts/prism/install.log 2>&1 || { echo "Prism could not be installed (is registry.npmjs.org reachable?): .contracts/prism/install.log says why."; exit 1; }
 	@touch $@
 
 $(PEERS)/.installed: benchmarks/peers/requirements.txt benchmarks/peers/package-lock.json

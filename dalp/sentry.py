@@ -4,8 +4,18 @@ from typing import Any
 
 from django.conf import settings
 
-# Whose local variables may be a plaintext key, or a receiver's secret or URL.
-SILENT = ("keyguard.", "dalp.webhooks.", "dalp.api.webhooks.")
+# Whose local variables may be a plaintext key, a receiver's secret or URL, or a custody's credentials.
+SILENT = (
+    "keyguard.",
+    "dalp.webhooks.",
+    "dalp.api.webhooks.",
+    "dalp.custody_hints.",
+    "fireblocks.",
+    "jwt.",
+    "httpx.",
+    "httpcore.",
+    "urllib3.",
+)
 
 
 def drop_variables(event: dict[str, Any]) -> None:

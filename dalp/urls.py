@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import path
 from django.views.generic import RedirectView
 
-from dalp import health
+from dalp import custody_hints, health
 from dalp.api import api
 
 admin.autodiscover()
@@ -13,6 +13,8 @@ urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("healthz", health.healthz),
     path("readyz", health.readyz),
+    path("hooks/fireblocks", custody_hints.fireblocks),
+    path("hooks/dfns", custody_hints.dfns),
     path("admin/", admin.site.urls),
     path("api/v1/", api.urls),
 ]

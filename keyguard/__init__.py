@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keyguard.authorizations import SignedAuthorization as SignedAuthorization
+    from keyguard.backends.hints import custody_hint as custody_hint
     from keyguard.calls import Call as Call
     from keyguard.custodians import Custodian as Custodian
     from keyguard.custodians import Report as Report
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from keyguard.errors import CustodyForgotError as CustodyForgotError
     from keyguard.errors import CustodyUnreachableError as CustodyUnreachableError
     from keyguard.errors import Disposition as Disposition
+    from keyguard.errors import HintRefusedError as HintRefusedError
     from keyguard.errors import IdempotencyConflictError as IdempotencyConflictError
     from keyguard.errors import KekError as KekError
     from keyguard.errors import KeyguardError as KeyguardError
@@ -57,6 +59,7 @@ _LAZY = {
     "CustodyUnreachableError": ("keyguard.errors", "CustodyUnreachableError"),
     "Disposition": ("keyguard.errors", "Disposition"),
     "HandOverRequest": ("keyguard.handing_over", "HandOverRequest"),
+    "HintRefusedError": ("keyguard.errors", "HintRefusedError"),
     "IdempotencyConflictError": ("keyguard.errors", "IdempotencyConflictError"),
     "KekError": ("keyguard.errors", "KekError"),
     "KeyguardError": ("keyguard.errors", "KeyguardError"),
@@ -75,6 +78,7 @@ _LAZY = {
     "call_off": ("keyguard.handing_over", "call_off"),
     "can_call_off": ("keyguard.handing_over", "can_call_off"),
     "create_key": ("keyguard.keys", "create_key"),
+    "custody_hint": ("keyguard.backends.hints", "custody_hint"),
     "custody_status": ("keyguard.handing_over", "custody_status"),
     "disallow_delegate": ("keyguard.delegates", "disallow_delegate"),
     "find_key": ("keyguard.keys", "find_key"),
@@ -99,6 +103,7 @@ __all__ = [
     "CustodyUnreachableError",
     "Disposition",
     "HandOverRequest",
+    "HintRefusedError",
     "IdempotencyConflictError",
     "KekError",
     "KeyNotActiveError",
@@ -115,6 +120,7 @@ __all__ = [
     "call_off",
     "can_call_off",
     "create_key",
+    "custody_hint",
     "custody_status",
     "disallow_delegate",
     "expire_questions",

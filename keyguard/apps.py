@@ -9,3 +9,10 @@ class KeyguardConfig(AppConfig):
     name = "keyguard"
     verbose_name = "Keys"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the custodies that are configured; nobody is asked, no SDK is loaded."""
+        from keyguard.backends import custodies
+
+        custodies.register()
+        custodies.register_checks()

@@ -95,6 +95,14 @@ def recover(signature: bytes, digest: bytes) -> bytes:
     return _uncompressed(point)
 
 
+def uncompressed(public: bytes) -> bytes:
+    """Return a public key of 33 or 65 bytes with 65: 04, X, Y. Raises ValueError when it is none."""
+    point = ffi.new("secp256k1_pubkey *")
+    if not lib.secp256k1_ec_pubkey_parse(GLOBAL_CONTEXT.ctx, point, public, len(public)):
+        raise ValueError("not a public key")
+    return _uncompressed(point)
+
+
 def address_of(public: bytes) -> str:
     """Return the checksummed address of a public key of 65 bytes."""
     return checksummed(f"0x{keccak(public[1:])[12:].hex()}")

@@ -6,6 +6,7 @@ its answers, is in `keyguard.handing_over`, on the one path that all of them sha
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from keyguard.calls import Call
@@ -22,6 +23,16 @@ class Report:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a request is looked up by: whose key, on which chain, under which id of ours, and not older than `since`."""
+
+    reference: str  # what the custody calls the key
+    external_id: str
+    chain_id: int
+    since: datetime
+
+
 class Custodian(Protocol):
     """A client of one custody. Each call returns within `timeout_seconds`, or raises: then the outcome is unknown.
 
@@ -35,13 +46,13 @@ class Custodian(Protocol):
     def public_key(self, reference: str) -> bytes:
         """Return the public key, 65 bytes, of what the custody calls `reference`."""
 
-    def submit(self, reference: str, external_id: str, call: Call, *, timeout_seconds: float) -> Report:
-        """Ask for the call to be executed once, by the key of `reference`."""
+    def submit(self, ticket: Ticket, call: Call, *, timeout_seconds: float) -> Report:
+        """Ask for the call to be executed once, by the key of the ticket."""
 
-    def find(self, external_id: str, *, timeout_seconds: float) -> Report:
+    def find(self, ticket: Ticket, *, timeout_seconds: float) -> Report:
         """Return how it stands; UNKNOWN only when the custody itself says that it has no such request."""
 
-    def cancel(self, external_id: str, *, timeout_seconds: float) -> Report:
+    def cancel(self, ticket: Ticket, *, timeout_seconds: float) -> Report:
         """Ask for it not to be sent, where `can_cancel`, and return how it stands. Asking again does no harm."""
 
 

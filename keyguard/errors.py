@@ -16,7 +16,10 @@ keyguard doesn't know means *deny*: nothing was signed. No message here holds ke
     ├── MaterialTamperedError       the stored key does not open: the key is suspended
     ├── SignatureInvalidError       the backend's signature is not the pinned key's: the key is suspended
     ├── CustodyUnreachableError     no usable answer of a custody: it may have been asked all the same
+    │   └── CustodyBusyError, CustodyClockError, CustodyDeniesError, CustodyMisconfiguredError
     ├── CustodyForgotError          a custody knew a call and knows it no longer
+    ├── HintRefusedError            a webhook that is not the custody's
+    ├── RawNotAllowedError          a custody would sign blindly, and the key does not allow it
     └── SigningDeniedError          anything unforeseen while signing
 """
 
@@ -342,6 +345,42 @@ class CustodyUnreachableError(KeyguardError):
     disposition = Disposition.RECONCILE
 
 
+class CustodyBusyError(CustodyUnreachableError):
+    """The custody's rate limit is reached: nothing is asked before the time that it names."""
+
+    code = "KEYGUARD_CUSTODY_BUSY"
+    cause = "The custody's rate limit is reached; it is left alone for as long as it asks."
+    remedy = (
+        "None at once. When it stays: lower the rate in the settings, or have the custody raise its limit."
+    )
+
+
+class CustodyClockError(CustodyUnreachableError):
+    """The clocks differ so much that the custody takes no request of ours for a fresh one."""
+
+    code = "KEYGUARD_CUSTODY_CLOCK"
+    cause = "This machine's clock and the custody's differ too much; it refuses what we sign."
+    remedy = "Set this machine's clock (NTP). It is asked again once a minute."
+
+
+class CustodyDeniesError(CustodyUnreachableError):
+    """The custody does not accept our credentials, or they lack the right to do this."""
+
+    code = "KEYGUARD_CUSTODY_DENIES"
+    cause = "The custody does not accept our credentials, or they do not permit this."
+    remedy = (
+        "Check the key, its role and the list of allowed addresses at the custody; docs/deploy says which."
+    )
+
+
+class CustodyMisconfiguredError(CustodyUnreachableError):
+    """A setting about the custody is missing or wrong. Nothing was asked."""
+
+    code = "KEYGUARD_CUSTODY_MISCONFIGURED"
+    cause = "A setting about the custody is missing or wrong."
+    remedy = "Correct the setting that the message names, and restart."
+
+
 class CustodyForgotError(KeyguardError):
     """The custody had taken the call, and says now that it has no such request. It is not handed over again."""
 
@@ -349,6 +388,22 @@ class CustodyForgotError(KeyguardError):
     cause = "The custody had taken the call, and says now that it has no such request."
     remedy = "Ask the custody: another workspace or another API key would do this. Handing it over again could execute it twice."
     disposition = Disposition.PARK
+
+
+class HintRefusedError(KeyguardError):
+    """A webhook that is not, or may not be, the custody's."""
+
+    code = "KEYGUARD_HINT_REFUSED"
+    cause = "The webhook is not signed by the custody, or this custody's webhooks are not configured."
+    remedy = "None when it is forged. Else check the webhook's secret, or the address of its public keys."
+
+
+class RawNotAllowedError(KeyguardError):
+    """The key may not sign what its custody cannot read."""
+
+    code = "KEYGUARD_RAW_NOT_ALLOWED"
+    cause = "The custody would sign this without being able to read it, and the key does not allow that."
+    remedy = "Have it signed as typed data or a message, or executed as a call; else allow the key in FIREBLOCKS_ALLOW_RAW or DFNS_ALLOW_RAW."
 
 
 class SigningDeniedError(KeyguardError):

@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +22,7 @@ from django.utils import timezone
 
 from keyguard.calls import Call
 from keyguard.curve import checksummed
-from keyguard.custodians import CUSTODIANS, Custodian, Report, custodian_of
+from keyguard.custodians import CUSTODIANS, Custodian, Report, Ticket, custodian_of
 from keyguard.errors import (
     ApprovalPendingError,
     CustodyForgotError,
@@ -191,11 +191,7 @@ def hand_over(request: HandOverRequest, *, timeout_seconds: float) -> Report:
         if not is_first and not _asks_again(row):
             raise CustodyUnreachableError("somebody asks the custody at this moment, or has just done so")
         log.info("handing_over", key=row.key.address, external_id=row.external_id)
-        report = _ask(
-            lambda: custodian.submit(
-                row.key.backend_ref, row.external_id, call, timeout_seconds=timeout_seconds
-            )
-        )
+        report = _ask(lambda: custodian.submit(_ticket(row), call, timeout_seconds=timeout_seconds))
         if report.state == CustodyState.UNKNOWN:
             raise CustodyUnreachableError("the custody took the call and says that it has no such request")
     return _record(row, report)
@@ -230,7 +226,7 @@ def call_off(external_id: str, *, timeout_seconds: float) -> Report:
         long_ago = HandOver.objects.filter(pk=row.pk, asked_at__lt=Now() - ON_ITS_WAY)
         return _record(row, never) if long_ago.exists() else report
     if report.state in (CustodyState.AWAITING_APPROVAL, CustodyState.WORKING):
-        report = _ask(lambda: custodian.cancel(external_id, timeout_seconds=timeout_seconds))
+        report = _ask(lambda: custodian.cancel(_ticket(row), timeout_seconds=timeout_seconds))
     return report if report.state == CustodyState.UNKNOWN else _record(row, report)
 
 
@@ -257,12 +253,17 @@ def _found(row: HandOver, custodian: Custodian, timeout_seconds: float) -> Repor
     """Look it up. Raises CustodyForgotError when the custody has acknowledged it before."""
     if row.state in HANDED_BACK:
         return _report_of(row)
-    report = _ask(lambda: custodian.find(row.external_id, timeout_seconds=timeout_seconds))
+    report = _ask(lambda: custodian.find(_ticket(row), timeout_seconds=timeout_seconds))
     if report.state == CustodyState.UNKNOWN and row.state in UNDER_WAY:
         raise CustodyForgotError(
             f"{row.external_id}: the custody said {row.state}, and has no such request now"
         )
     return report
+
+
+def _ticket(row: HandOver) -> Ticket:
+    assert row.chain_id is not None, "only what passed the floor is handed over"
+    return Ticket(row.key.backend_ref, row.external_id, row.chain_id, row.created_at)
 
 
 def _ask(question: Callable[[], Report]) -> Report:
@@ -275,6 +276,9 @@ def _ask(question: Callable[[], Report]) -> Report:
         return Report(
             CustodyState(report.state), report.hash.lower(), str(scrub(report.reason))[:REASON_LENGTH]
         )
+    except CustodyUnreachableError as error:  # the client knows why, and says it without secrets
+        log.warning("custody_unreachable", code=error.code, text=error.message)
+        raise
     except Exception as error:  # noqa: BLE001 - of many kinds; the outcome is unknown, whatever it was
         # The text of an unknown exception may hold anything; its type says enough.
         name = type(error).__name__
@@ -283,13 +287,14 @@ def _ask(question: Callable[[], Report]) -> Report:
 
 
 def _record(row: HandOver, report: Report) -> Report:
-    """Write down what the custody says; an end stays as it was told first."""
-    if (row.state, row.hash, row.reason) == (report.state, report.hash or row.hash, report.reason):
+    """Write down what the custody says; an end stays as it was told first, and a hash that was named stays named."""
+    report = replace(report, hash=report.hash or row.hash)
+    if (row.state, row.hash, row.reason) == (report.state, report.hash, report.reason):
         return report
     rows = HandOver.objects.filter(pk=row.pk).exclude(state__in=[HandOverState.INTENT, *HANDED_BACK])
     rows.update(
         state=HandOverState(report.state),
-        hash=report.hash or row.hash,
+        hash=report.hash,
         reason=report.reason,
         answered_at=Now(),
     )

@@ -55,14 +55,19 @@ def import_key(alias: str, secret: bytes | bytearray, backend: str = "database")
         curve.wipe(buffer)
 
 
-def bind_key(alias: str, backend: str, reference: str) -> Key:
+def bind_key(alias: str, backend: str, reference: str, expected_address: str = "") -> Key:
     """Know a key of a custody that sends by itself, and return its row. reference: what the custody calls it.
 
-    Raises AliasInvalidError, AliasTakenError, KeyExistsError, BackendUnknownError, and what its custodian raises.
+    expected_address: where somebody has seen it, another one is refused.
+    Raises AliasInvalidError, AliasTakenError, KeyExistsError, BackendUnknownError, AddressInvalidError, and what its
+    custodian raises.
     """
+    expected = checked_address(expected_address, "address") if expected_address else ""
     public_key = custodian_of(backend).public_key(reference)
     facts = {"backend": backend, "backend_ref": reference, "origin": Origin.CUSTODY}
     address = curve.address_of(public_key)
+    if expected not in ("", address):
+        raise AddressInvalidError("address", f"the custody's key {reference[:80]} has {address}")
     return _add(
         alias, lambda: Key.objects.create(alias=alias, address=address, public_key=public_key, **facts)
     )

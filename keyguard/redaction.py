@@ -1,7 +1,7 @@
 """Taking secrets out of what is logged or reported. Pure.
 
 Upholds: no run of 64 or more hex digits leaves (a private key, a raw transaction, call data), except a hash in a field
-that is named as one; no base64 of 32 bytes, no PEM private key, no bytes. Losing a hash from a free text is the price:
+that is named as one; no base64 of 32 bytes, no PEM private key, no JWT, no bytes. Losing a hash from a free text is the price:
 a key cannot be told from a hash by its looks.
 """
 
@@ -18,11 +18,15 @@ _HASH_NAME = re.compile(
     r"(?:^|_)(?:hash|hashes|sha256|fingerprint|topics?|salt|root)$|(?:Hash|^transactionHash)$"
 )
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
+# A JWT, or what begins as one: credentials of custodies and their users' actions.
+_JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,2}")
+_BEARER = re.compile(r"\b(bearer) +[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 # whsec_: the secret of a webhook.
 _BASE64_32 = re.compile(r"(?:whsec_|(?<![A-Za-z0-9+/_-]))[A-Za-z0-9+/_-]{43}=(?![A-Za-z0-9+/=_-])")
 _BYTES_TEXT = re.compile(r"""\bb(?:'(?:[^'\\]|\\.){16,}'|"(?:[^"\\]|\\.){16,}")""")
 _SECRET_NAME = re.compile(
-    r"(?:^|_)(?:secret|secret_key|private_key|priv_key|mnemonic|seed_phrase|kek|dek|wrapped_dek|passphrase|raw|raw_transaction)$",
+    r"(?:^|[_-])(?:secret|secret[_-]key|private[_-]key|priv_key|mnemonic|seed_phrase|kek|dek|wrapped_dek|passphrase|raw"
+    r"|raw_transaction|authorization|api[_-]?key|auth[_-]?token|access[_-]?token|bearer|user_?action|credential_key)$",
     re.IGNORECASE,
 )
 _MAX_DEPTH = 12
@@ -61,6 +65,8 @@ def _scrub_text(text: str, name: str) -> str:
     if len(text) < 18 or (_HASH_NAME.search(name) and _HASH.fullmatch(text)):
         return text
     text = _PEM.sub(REDACTED, text)
+    text = _JWT.sub(REDACTED, text)
+    text = _BEARER.sub(rf"\1 {REDACTED}", text)
     text = _HEX.sub(REDACTED, text)
     text = _BASE64_32.sub(REDACTED, text)
     return _BYTES_TEXT.sub(REDACTED, text)

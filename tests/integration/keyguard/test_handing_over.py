@@ -8,6 +8,7 @@ from eth_account import Account
 
 import keyguard
 from keyguard import CustodyState, HandOverRequest, Report, custodians
+from keyguard.custodians import Ticket
 from keyguard.errors import (
     BackendUnknownError,
     CustodyForgotError,
@@ -38,18 +39,19 @@ class Vault:
     def public_key(self, reference: str) -> bytes:
         return b"\x04" + bytes(self.account._key_obj.public_key.to_bytes())
 
-    def submit(self, reference: str, external_id: str, call: Any, *, timeout_seconds: float) -> Report:
+    def submit(self, ticket: Ticket, call: Any, *, timeout_seconds: float) -> Report:
+        external_id = ticket.external_id
         assert HandOver.objects.get(external_id=external_id).state == "ASKED", "committed before"
         self.asked.append(external_id)
         self.known[external_id] = Report(CustodyState.WORKING)
         return self._said(external_id)
 
-    def find(self, external_id: str, *, timeout_seconds: float) -> Report:
-        return self._said(external_id)
+    def find(self, ticket: Ticket, *, timeout_seconds: float) -> Report:
+        return self._said(ticket.external_id)
 
-    def cancel(self, external_id: str, *, timeout_seconds: float) -> Report:
-        self.known[external_id] = Report(CustodyState.REFUSED, reason="cancelled")
-        return self._said(external_id)
+    def cancel(self, ticket: Ticket, *, timeout_seconds: float) -> Report:
+        self.known[ticket.external_id] = Report(CustodyState.REFUSED, reason="cancelled")
+        return self._said(ticket.external_id)
 
     def _said(self, external_id: str) -> Report:
         if isinstance(self.answer, Exception):

@@ -17,6 +17,7 @@ from eth_account import Account
 
 from dalp.local.servers import AnvilServer
 from keyguard import Call, CustodyState, Report, curve
+from keyguard.custodians import Ticket
 
 STATES = {
     "PENDING_APPROVAL": CustodyState.AWAITING_APPROVAL,
@@ -200,21 +201,21 @@ class HttpCustodian:
         answer = requests.get(f"{self.url}/keys/{reference}", timeout=5)
         return b"\x04" + bytes.fromhex(answer.json()["publicKey"])
 
-    def submit(self, reference: str, external_id: str, call: Call, *, timeout_seconds: float) -> Report:
+    def submit(self, ticket: Ticket, call: Call, *, timeout_seconds: float) -> Report:
         body = {
-            "externalId": external_id,
-            "reference": reference,
+            "externalId": ticket.external_id,
+            "reference": ticket.reference,
             "to": curve.checksummed(f"0x{call.to.hex()}") if call.to else None,
             "value": call.value,
             "data": f"0x{call.data.hex()}",
         }
         return _report(requests.post(f"{self.url}/transactions", json=body, timeout=timeout_seconds))
 
-    def find(self, external_id: str, *, timeout_seconds: float) -> Report:
-        return _report(requests.get(f"{self.url}/transactions/{external_id}", timeout=timeout_seconds))
+    def find(self, ticket: Ticket, *, timeout_seconds: float) -> Report:
+        return _report(requests.get(f"{self.url}/transactions/{ticket.external_id}", timeout=timeout_seconds))
 
-    def cancel(self, external_id: str, *, timeout_seconds: float) -> Report:
-        url = f"{self.url}/transactions/{external_id}/cancel"
+    def cancel(self, ticket: Ticket, *, timeout_seconds: float) -> Report:
+        url = f"{self.url}/transactions/{ticket.external_id}/cancel"
         return _report(requests.post(url, json={}, timeout=timeout_seconds))
 
 

@@ -14,7 +14,47 @@ from keyguard import scrub_secrets
 
 SECRET = bytes(range(100, 132))
 HEX = SECRET.hex()
+JWT = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhcGkta2V5In0.c2lnbmF0dXJl"
 PEM = "-----BEGIN EC PRIVATE KEY-----\nMHQCAQEEIA==\n-----END EC PRIVATE KEY-----"
+
+
+@pytest.mark.case("K55")
+@pytest.mark.parametrize(
+    "value",
+    [
+        JWT,
+        f"Bearer {JWT}",
+        f"401 for bearer {JWT}, again",
+        {"header": f"Bearer {JWT[:40]}"},
+        {"Authorization": "opaque-token-1"},
+        {"X-API-Key": "opaque-token-1"},
+        {"headers": {"x-dfns-useraction": "opaque-token-1"}},
+        {"user_action": "opaque-token-1", "auth_token": "opaque-token-1"},
+        {"FIREBLOCKS_API_KEY": "opaque-token-1"},
+        {"DFNS_CREDENTIAL_KEY": "opaque-token-1"},
+        {"DFNS_WEBHOOK_SECRET": "opaque-token-1"},
+        {"DFNS_AUTH_TOKEN": "opaque-token-1"},
+        {"FIREBLOCKS_SECRET_KEY": "opaque-token-1"},
+        "Bearer opaque-token-1",
+    ],
+)
+def test_credential_of_a_custody_does_not_pass(value: Any) -> None:
+    text = repr(scrub_secrets(value))
+    assert "opaque-token-1" not in text
+    assert "eyJ" not in text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"token": "0xd8dA6BF26964aF9D7eEd9e03E53415D37aA96045"},
+        {"custody": "Fireblocks", "status": 401},
+        "the bearer of this letter",
+        {"external_id": "0192aa11-aaaa-7000-8000-000000000001"},
+    ],
+)
+def test_what_only_sounds_like_a_credential_stays(value: Any) -> None:
+    assert scrub_secrets(value) == value
 
 
 @pytest.mark.case("K55")

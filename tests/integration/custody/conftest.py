@@ -1,0 +1,46 @@
+"""Custodies that stand in for Fireblocks and DFNS, and the real clients of them, configured."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.fakes.credentials import VAULT, Credentials, close_clients
+from tests.fakes.dfns import FakeDfns
+from tests.fakes.fireblocks import FakeFireblocks
+
+if TYPE_CHECKING:
+    from keyguard.models import Key
+
+
+@pytest.fixture(scope="session")
+def credentials() -> Credentials:
+    return Credentials()
+
+
+@pytest.fixture
+def fireblocks(
+    credentials: Credentials, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeFireblocks]:
+    fake = FakeFireblocks("api-key-1", credentials.rsa_public)
+    credentials.configure_fireblocks(settings, fake, monkeypatch)
+    yield fake
+    close_clients()
+    fake.stop()
+
+
+@pytest.fixture
+def dfns(credentials: Credentials, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDfns]:
+    fake = FakeDfns("token-1", "cr-1", credentials.ed25519_public)
+    credentials.configure_dfns(settings, fake, monkeypatch)
+    yield fake
+    close_clients()
+    fake.stop()
+
+
+@pytest.fixture
+def bound(fresh_db: str, fireblocks: FakeFireblocks) -> "Key":
+    """A key at Fireblocks."""
+    import keyguard  # not before Django is set up
+
+    return keyguard.bind_key("treasury", "fireblocks", VAULT)
