@@ -73,7 +73,8 @@ class Token:
         self._lock = threading.RLock()
         self._free = threading.BoundedSemaphore(place.sessions)
         self._idle: list[Session] = []
-        self._generation = 0
+        self._generation = self._busy = 0
+        self._restart = False
         self._token: Any = None
         # Its session is used for nothing: to close the one that has logged in logs all the others out.
         self._login: Any = None
@@ -93,10 +94,12 @@ class Token:
             except BackendError:
                 raise
             except _lost() as error:
-                self._forget(seen)
+                self._forget(seen, device=last)
                 if last:
                     raise self._explained(error, what) from None
             except pkcs11.PKCS11Error as error:
+                # What is wrong with the device may be over by the next call, and its module may have to start anew.
+                self._forget(seen, device=True)
                 raise self._explained(error, what) from None
         raise AssertionError("unreachable")
 
@@ -126,6 +129,7 @@ class Token:
                 yield session
             finally:
                 with self._lock:
+                    self._busy -= 1
                     if session.generation == self._generation:
                         self._idle.append(session)
         finally:
@@ -135,9 +139,9 @@ class Token:
         with self._lock:
             if self._login is None:
                 self._open()
-            if self._idle:
-                return self._idle.pop()
-            return Session(self._token.open(rw=True), self._generation)
+            session = self._idle.pop() if self._idle else Session(self._token.open(rw=True), self._generation)
+            self._busy += 1
+            return session
 
     def _open(self) -> None:
         """Find the token and log in. Raises HsmAbsentError, HsmPinError."""
@@ -146,6 +150,10 @@ class Token:
         pin = str(settings.KEYGUARD_HSM_PIN or "")
         if not pin:
             raise BackendSettingsError("KEYGUARD_HSM_PIN is not set")
+        # Some modules find a device again only when they start anew; not while another thread is at work in one.
+        if self._restart and not self._busy:
+            _modules.pop(self.place.module, None)
+            self._restart = False
         try:
             self._token = _module(self.place.module).get_token(token_label=self.place.label)
             # Some HSMs know better than we how near the lock is.
@@ -173,9 +181,10 @@ class Token:
                 f"the token {self.place.label!r} refused the PIN ({type(error).__name__})"
             ) from None
 
-    def _forget(self, generation: int) -> None:
+    def _forget(self, generation: int, *, device: bool = False) -> None:
         """Close what is idle and log in anew next time, unless somebody has done that since."""
         with self._lock:
+            self._restart = self._restart or device
             if generation != self._generation:
                 return
             self._generation += 1

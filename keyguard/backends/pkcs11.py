@@ -101,6 +101,7 @@ def _make(session: hsm.Session, alias: str, reference: bytes) -> bytes:
             Attribute.PRIVATE: True,
             Attribute.SENSITIVE: True,
             Attribute.EXTRACTABLE: False,
+            Attribute.SIGN_RECOVER: False,
         },
         public_template={Attribute.TOKEN: True},
     )
@@ -122,6 +123,7 @@ def is_confined(private: Any) -> bool:
         Attribute.EXTRACTABLE: False,
         Attribute.NEVER_EXTRACTABLE: True,
         Attribute.SIGN: True,
+        Attribute.SIGN_RECOVER: False,
         Attribute.DERIVE: False,
         Attribute.DECRYPT: False,
         Attribute.UNWRAP: False,
