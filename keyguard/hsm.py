@@ -206,7 +206,7 @@ class Token:
 _current: Token | None = None
 _modules: dict[str, Any] = {}
 _abandoned: list[Any] = []
-_choosing = threading.Lock()
+_choosing, _starting = threading.Lock(), threading.Lock()
 
 
 def token() -> Token:
@@ -235,16 +235,17 @@ def _module(path: str) -> Any:
     """Return the module, initialised for several threads in this process."""
     import pkcs11
 
-    if path not in _modules:
+    with _starting:
+        if path in _modules:
+            return _modules[path]
         try:
             module = pkcs11.lib(path)
             _initialise_for_threads(path)
         except (pkcs11.PKCS11Error, OSError) as error:
-            raise HsmAbsentError(
-                f"the module of KEYGUARD_HSM_MODULE does not start: {type(error).__name__}"
-            ) from None
+            name = type(error).__name__
+            raise HsmAbsentError(f"the module of KEYGUARD_HSM_MODULE does not start: {name}") from None
         _modules[path] = module
-    return _modules[path]
+        return module
 
 
 class _InitializeArgs(ctypes.Structure):
@@ -297,9 +298,9 @@ def _close(handle: Any) -> None:
 
 def _in_child() -> None:
     """Use nothing of the parent's. It is kept, not closed: on some HSMs that would close it for the parent, too."""
-    global _current, _choosing
+    global _current, _choosing, _starting
     _abandoned.append((_current, dict(_modules)))
-    _current, _choosing = None, threading.Lock()
+    _current, _choosing, _starting = None, threading.Lock(), threading.Lock()
     _modules.clear()
 
 

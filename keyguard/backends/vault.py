@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
+from hvac.exceptions import InvalidPath
 
 from keyguard import curve
 from keyguard.backend_errors import (
@@ -80,14 +81,15 @@ def write(path: str, stored: dict[str, str]) -> None:
     After a BackendError it may be there or not. Without its rows in the database nothing can be done with it.
     """
     mount = settings.KEYGUARD_VAULT_KV_MOUNT
+
+    def act(client: Any) -> None:
+        answer = client.secrets.kv.v2.create_or_update_secret(path, stored, cas=0, mount_point=mount)
+        if answer["data"]["version"] != VERSION:
+            raise ValueError("not the first version")
+
     for last in (False, True):
         try:
-            vault().call(
-                "store a key",
-                lambda client: client.secrets.kv.v2.create_or_update_secret(
-                    path, stored, cas=0, mount_point=mount
-                ),
-            )
+            vault().call("store a key", act)
             return
         except (VaultUnreachableError, VaultRefusedError) as error:
             found = _found(path)
@@ -110,24 +112,31 @@ def _found(path: str) -> Any:
 
 def _read(path: str) -> Any:
     mount = settings.KEYGUARD_VAULT_KV_MOUNT
+
+    def act(client: Any) -> dict[str, Any]:
+        try:
+            answer = client.secrets.kv.v2.read_secret_version(
+                path, version=VERSION, mount_point=mount, raise_on_deleted_version=True
+            )
+        except InvalidPath as error:
+            # Of what is gone Vault says the rest, and answers 404 all the same.
+            if not isinstance(error.json, dict) or not error.json.get("data"):
+                raise
+            answer = error.json
+        return {"data": answer["data"]["data"], "metadata": answer["data"]["metadata"]}
+
     try:
-        answer = vault().call(
-            "read a key",
-            lambda client: client.secrets.kv.v2.read_secret_version(
-                path, version=VERSION, mount_point=mount, raise_on_deleted_version=False
-            ),
-        )
+        found = vault().call("read a key", act)
     except VaultRefusedError as error:
         if error.words != "not found":
             raise
         raise VaultSecretMissingError(f"nothing is at {mount}/{path}, version {VERSION}") from None
-    data = answer["data"]
-    if data.get("data") is None:
-        how = "destroyed" if data.get("metadata", {}).get("destroyed") else "deleted"
+    if found["data"] is None:
+        how = "destroyed" if found["metadata"].get("destroyed") else "deleted"
         missing = VaultSecretMissingError(f"version {VERSION} of {mount}/{path} was {how}")
         missing.is_deleted = True
         raise missing
-    return data["data"]
+    return found["data"]
 
 
 def _parsed(stored: Any) -> tuple[bytes, bytes]:

@@ -130,12 +130,12 @@ class _Cipher:
 def _read(name: str) -> dict[str, Any]:
     mount = settings.KEYGUARD_VAULT_TRANSIT_MOUNT
     try:
-        answer = vault().call(
-            "read a transit key", lambda client: client.secrets.transit.read_key(name, mount_point=mount)
+        return vault().call(
+            "read a transit key",
+            lambda client: dict(client.secrets.transit.read_key(name, mount_point=mount)["data"]),
         )
     except VaultRefusedError:
         raise KekRefusedError(f"Vault has no transit key {name}") from None
-    return dict(answer["data"])
 
 
 def _text(value: bytes | bytearray) -> str:

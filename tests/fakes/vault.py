@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.fakes.vault_engines import Kv, Refusal, Transit
+from tests.fakes.vault_engines import Kv, RefusalError, Transit
 
 CAPABILITIES = {"GET": "read", "POST": "update", "PUT": "update", "DELETE": "delete", "LIST": "list"}
 
@@ -61,8 +61,8 @@ class FakeVault:
     def __post_init__(self) -> None:
         self.kv, self.transit = Kv(), Transit()
         self.lock = threading.RLock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.server.daemon_threads = True
+        self.server = VaultServer(("127.0.0.1", 0), Handler)
+        self.server.vault = self
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         self.thread = threading.Thread(
             target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
@@ -99,12 +99,12 @@ class FakeVault:
             status = 503 if self.sealed else self.standby or 200
             return status, {"initialized": True, "sealed": self.sealed, "standby": bool(self.standby)}
         if self.sealed:
-            raise Refusal(503, "Vault is sealed")
+            raise RefusalError(503, "Vault is sealed")
         if path == "auth/approle/login":
             return self._log_in(body)
         known = self.tokens.get(token)
         if known is None or known.expires <= self.now():
-            raise Refusal(403, "permission denied", "invalid token")
+            raise RefusalError(403, "permission denied", "invalid token")
         if path == "auth/token/lookup-self":
             return enveloped(
                 {"ttl": int(known.expires - self.now()), "renewable": True, "policies": ["dalp"]}
@@ -118,12 +118,12 @@ class FakeVault:
             return enveloped(self.kv.answer(method, rest, query, body))
         if mount == "transit":
             return enveloped(self.transit.answer(method, rest, body))
-        raise Refusal(404, f'no handler for route "{path}". route entry not found.')
+        raise RefusalError(404, f'no handler for route "{path}". route entry not found.')
 
     def _log_in(self, body: dict[str, str]) -> tuple[int, Any]:
         role = self.roles.get(body.get("role_id", ""))
         if role is None or role.secret_id != body.get("secret_id"):
-            raise Refusal(400, "invalid role or secret ID")
+            raise RefusalError(400, "invalid role or secret ID")
         role.logins += 1
         token = f"hvs.{uuid.uuid4().hex}{uuid.uuid4().hex}"
         self.tokens[token] = Token(role.policy, self.now(), self.now() + self.ttl_seconds)
@@ -139,7 +139,7 @@ class FakeVault:
         for pattern, capabilities in token.policy:
             if re.fullmatch(pattern, path) and wanted & capabilities:
                 return
-        raise Refusal(403, "1 error occurred:\n\t* permission denied\n\n")
+        raise RefusalError(403, "1 error occurred:\n\t* permission denied\n\n")
 
 
 def enveloped(data: Any, auth: Any = None) -> tuple[int, Any]:
@@ -149,69 +149,75 @@ def enveloped(data: Any, auth: Any = None) -> tuple[int, Any]:
     return 200, {**frame, "data": data, "wrap_info": None, "warnings": None, "auth": auth}
 
 
-def _handler(vault: FakeVault) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        # Without these two each answer waits 40 ms for the other side's acknowledgement.
-        disable_nagle_algorithm = True
-        wbufsize = -1
+class VaultServer(ThreadingHTTPServer):
+    daemon_threads = True
+    vault: FakeVault
 
-        def log_message(self, *_: Any) -> None:
-            pass
 
-        def handle_one_request(self) -> None:
-            try:
-                super().handle_one_request()
-            except OSError:  # the client went away
-                self.close_connection = True
+class Handler(BaseHTTPRequestHandler):
+    server: "VaultServer"
 
-        def serve(self) -> None:
-            parts = urlsplit(self.path)
-            path, query = parts.path.removeprefix("/v1/"), {k: v[0] for k, v in parse_qs(parts.query).items()}
-            method = "LIST" if query.get("list") == "true" else self.command
-            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
-            with vault.lock:
-                vault.log.append(f"{method} {path}")
-                trouble = self._trouble(f"{method} {path}")
-            if trouble and trouble.how == "wait":
-                time.sleep(trouble.value)
-            elif trouble and trouble.how == "drop":
-                self.close_connection = True
-                return
-            elif trouble and trouble.how == "status":
-                self._reply(int(trouble.value), {"errors": [f"made up: {trouble.value:g}"]})
-                return
-            status, answer = self._answered(method, path, query, body)
-            if trouble and trouble.how == "lose":
-                self.close_connection = True
-                return
-            self._reply(status, answer)
+    protocol_version = "HTTP/1.1"
+    # Without these two each answer waits 40 ms for the other side's acknowledgement.
+    disable_nagle_algorithm = True
+    wbufsize = -1
 
-        def _answered(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
-            try:
-                if (self.headers.get("X-Vault-Namespace") or "").strip("/") != vault.namespace:
-                    raise Refusal(404, "no handler for route. route entry not found.")
-                with vault.lock:
-                    return vault.answer(method, path, query, body, self.headers.get("X-Vault-Token") or "")
-            except Refusal as refusal:
-                return refusal.status, {"errors": list(refusal.errors), **refusal.extra}
+    def log_message(self, *_: Any) -> None:
+        pass
 
-        def _trouble(self, line: str) -> Trouble | None:
-            for trouble in vault.troubles:
-                if trouble.times and re.search(trouble.match, line):
-                    trouble.times -= 1
-                    return trouble
-            return None
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except OSError:  # the client went away
+            self.close_connection = True
 
-        def _reply(self, status: int, answer: Any) -> None:
-            body = b"" if answer is None else json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-            self.wfile.flush()
+    def serve(self) -> None:
+        parts = urlsplit(self.path)
+        path, query = parts.path.removeprefix("/v1/"), {k: v[0] for k, v in parse_qs(parts.query).items()}
+        method = "LIST" if query.get("list") == "true" else self.command
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+        with self.server.vault.lock:
+            self.server.vault.log.append(f"{method} {path}")
+            trouble = self._trouble(f"{method} {path}")
+        if trouble and trouble.how == "wait":
+            time.sleep(trouble.value)
+        elif trouble and trouble.how == "drop":
+            self.close_connection = True
+            return
+        elif trouble and trouble.how == "status":
+            self._reply(int(trouble.value), {"errors": [f"made up: {trouble.value:g}"]})
+            return
+        status, answer = self._answered(method, path, query, body)
+        if trouble and trouble.how == "lose":
+            self.close_connection = True
+            return
+        self._reply(status, answer)
 
-        do_GET = do_POST = do_PUT = do_DELETE = do_LIST = serve
+    def _answered(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
+        try:
+            if (self.headers.get("X-Vault-Namespace") or "").strip("/") != self.server.vault.namespace:
+                raise RefusalError(404, "no handler for route. route entry not found.")
+            with self.server.vault.lock:
+                return self.server.vault.answer(
+                    method, path, query, body, self.headers.get("X-Vault-Token") or ""
+                )
+        except RefusalError as refusal:
+            return refusal.status, {"errors": list(refusal.errors), **refusal.extra}
 
-    return Handler
+    def _trouble(self, line: str) -> Trouble | None:
+        for trouble in self.server.vault.troubles:
+            if trouble.times and re.search(trouble.match, line):
+                trouble.times -= 1
+                return trouble
+        return None
+
+    def _reply(self, status: int, answer: Any) -> None:
+        body = b"" if answer is None else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_LIST = serve  # noqa: N815

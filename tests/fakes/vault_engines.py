@@ -11,7 +11,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     def __init__(self, status: int, *errors: str, **extra: Any) -> None:
         super().__init__(status, errors)
         self.status, self.errors, self.extra = status, errors, extra
@@ -43,17 +43,17 @@ class Kv:
         current = len(self.versions.get(name, []))
         cas = body.get("options", {}).get("cas")
         if cas is not None and cas != current:
-            raise Refusal(400, "check-and-set parameter did not match the current version")
+            raise RefusalError(400, "check-and-set parameter did not match the current version")
         self.versions.setdefault(name, []).append(body["data"])
         return self._metadata(name, current + 1)
 
     def _read(self, name: str, version: int) -> dict[str, Any]:
         version = version or len(self.versions.get(name, []))
         if not 0 < version <= len(self.versions.get(name, [])):
-            raise Refusal(404)
+            raise RefusalError(404)
         data, metadata = self.versions[name][version - 1], self._metadata(name, version)
         if data is None or metadata["deletion_time"]:
-            raise Refusal(404, data={"data": None, "metadata": metadata})
+            raise RefusalError(404, data={"data": None, "metadata": metadata})
         return {"data": data, "metadata": metadata}
 
     def _metadata(self, name: str, version: int) -> dict[str, Any]:
@@ -84,23 +84,23 @@ class Transit:
             self.keys.setdefault(name, fresh)
             return None
         if kind not in ("encrypt", "decrypt"):
-            raise Refusal(404, "no handler for route")
+            raise RefusalError(404, "no handler for route")
         if name not in self.keys:
-            raise Refusal(400, "encryption key not found")
+            raise RefusalError(400, "encryption key not found")
         work = self._encrypt if kind == "encrypt" else self._decrypt
         results, failed = [], False
         for item in body.get("batch_input") or [body]:
             try:
                 results.append(work(self.keys[name], item))
-            except Refusal as refusal:
+            except RefusalError as refusal:
                 failed = True
                 results.append({"error": refusal.errors[0]})
         if "batch_input" not in body or body["batch_input"] is None:
             if failed:
-                raise Refusal(400, results[0]["error"])
+                raise RefusalError(400, results[0]["error"])
             return results[0]
         if failed:  # one bad item, and the status is 400, with all results beside
-            raise Refusal(400, data={"batch_results": results})
+            raise RefusalError(400, data={"batch_results": results})
         return {"batch_results": results}
 
     def rotate(self, name: str) -> None:
@@ -108,7 +108,7 @@ class Transit:
 
     def _described(self, name: str) -> dict[str, Any]:
         if name not in self.keys:
-            raise Refusal(404)
+            raise RefusalError(404)
         key = self.keys[name]
         return {
             "name": name,
@@ -134,20 +134,20 @@ class Transit:
     def _decrypt(self, key: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:
         found = re.fullmatch(r"vault:v(\d+):(.+)", item.get("ciphertext") or "")
         if not found:
-            raise Refusal(400, "invalid ciphertext: no prefix")
+            raise RefusalError(400, "invalid ciphertext: no prefix")
         version = int(found[1])
         if version > len(key["secrets"]):
-            raise Refusal(400, "invalid ciphertext: version is too new")
+            raise RefusalError(400, "invalid ciphertext: version is too new")
         if version < key["least"]:
-            raise Refusal(400, "ciphertext or signature version is disallowed by policy (too old)")
+            raise RefusalError(400, "ciphertext or signature version is disallowed by policy (too old)")
         try:
             raw = base64.b64decode(found[2], validate=True)
         except ValueError:
-            raise Refusal(400, "illegal base64 data at input byte 0") from None
+            raise RefusalError(400, "illegal base64 data at input byte 0") from None
         try:
             plain = AESGCM(_derived(key, version, item)).decrypt(raw[:12], raw[12:], None)
         except (InvalidTag, ValueError):
-            raise Refusal(400, "cipher: message authentication failed") from None
+            raise RefusalError(400, "cipher: message authentication failed") from None
         return {"plaintext": base64.b64encode(plain).decode()}
 
 
@@ -157,5 +157,5 @@ def _derived(key: dict[str, Any], version: int, item: dict[str, Any]) -> bytes:
         return secret
     context = base64.b64decode(item.get("context") or "")
     if not context:
-        raise Refusal(400, "missing 'context' for key derivation")
+        raise RefusalError(400, "missing 'context' for key derivation")
     return hmac.new(secret, context, hashlib.sha256).digest()

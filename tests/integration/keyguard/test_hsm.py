@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from eth_account import Account
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 from pkcs11.exceptions import AttributeSensitive
 
-from keyguard import KeyguardError, create_key, curve, import_key, sign_message, sign_transactions
+from keyguard import create_key, curve, import_key, sign_message, sign_transactions
 from keyguard import hsm as token_module
 from keyguard.backend_errors import BackendSettingsError, HsmAbsentError, HsmFailedError, HsmKeyMissingError
 from keyguard.backends.pkcs11 import SECP256K1, Pkcs11Backend, is_confined
@@ -29,7 +28,6 @@ from keyguard.models import Key, KeyMaterial, SigningRecord
 from keyguard.states import RecordState
 from tests.integration.keyguard.requests import request
 from tests.softhsm import SoftToken
-from tests.threads import at_once
 
 ROOT = Path(__file__).parents[3]
 SIGNATURES = 10_000
