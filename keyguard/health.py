@@ -4,6 +4,7 @@ Upholds: an answer for each, in bounded time; nothing here raises, tries a PIN t
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from keyguard.models import Kek, Key
 from keyguard.states import KekState
 
 ANSWER_SECONDS = 15.0
-# Its doing is expected of none of the others.
 KEK_PREFIX = "kek "
 
 
@@ -80,8 +80,9 @@ def _kek_probe(kek: Kek) -> Callable[[], tuple[HealthState, str]]:
 
 
 def _gathered(probes: dict[str, Callable[[], tuple[HealthState, str]]], seconds: float) -> list[Health]:
+    until = time.monotonic() + seconds
     futures = {name: _started(probe) for name, probe in probes.items()}
-    return [_answer(name, future, seconds) for name, future in futures.items()]
+    return [_answer(name, future, until, seconds) for name, future in futures.items()]
 
 
 def _started(probe: Callable[[], tuple[HealthState, str]]) -> "Future[tuple[HealthState, str]]":
@@ -100,9 +101,9 @@ def _started(probe: Callable[[], tuple[HealthState, str]]) -> "Future[tuple[Heal
     return future
 
 
-def _answer(name: str, future: "Future[tuple[HealthState, str]]", seconds: float) -> Health:
+def _answer(name: str, future: "Future[tuple[HealthState, str]]", until: float, seconds: float) -> Health:
     try:
-        state, words = future.result(timeout=seconds)
+        state, words = future.result(timeout=max(0.0, until - time.monotonic()))
     except TimeoutError:
         return Health(name, HealthState.DOWN, f"no answer in {seconds:g} s", "Look whether it hangs.")
     except KeyguardError as error:

@@ -20,9 +20,11 @@ _HASH_NAME = re.compile(
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 # whsec_: the secret of a webhook.
 _BASE64_32 = re.compile(r"(?:whsec_|(?<![A-Za-z0-9+/_-]))[A-Za-z0-9+/_-]{43}=(?![A-Za-z0-9+/=_-])")
+# Tokens of Vault and OpenBao.
+_VAULT_TOKEN = re.compile(r"\b(?:hv[sbr]\.[A-Za-z0-9_-]{20,}|[sbr]\.[A-Za-z0-9]{24,})")
 _BYTES_TEXT = re.compile(r"""\bb(?:'(?:[^'\\]|\\.){16,}'|"(?:[^"\\]|\\.){16,}")""")
 _SECRET_NAME = re.compile(
-    r"(?:^|_)(?:secret|secret_key|private_key|priv_key|mnemonic|seed_phrase|kek|dek|wrapped_dek|passphrase|raw|raw_transaction)$",
+    r"(?:^|_)(?:secret|secret_key|private_key|priv_key|mnemonic|seed_phrase|kek|dek|wrapped_dek|passphrase|pin|user_pin|secret_id|client_token|vault_token|raw|raw_transaction)$",
     re.IGNORECASE,
 )
 _MAX_DEPTH = 12
@@ -61,6 +63,7 @@ def _scrub_text(text: str, name: str) -> str:
     if len(text) < 18 or (_HASH_NAME.search(name) and _HASH.fullmatch(text)):
         return text
     text = _PEM.sub(REDACTED, text)
+    text = _VAULT_TOKEN.sub(REDACTED, text)
     text = _HEX.sub(REDACTED, text)
     text = _BASE64_32.sub(REDACTED, text)
     return _BYTES_TEXT.sub(REDACTED, text)

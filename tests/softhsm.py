@@ -15,7 +15,7 @@ MODULES = (
     "/usr/lib64/pkcs11/libsofthsm2.so",
     "/opt/homebrew/lib/softhsm/libsofthsm2.so",
 )
-MISSING = "SoftHSM2 is missing, so nothing is tested on an HSM: install Debian's package softhsm2."
+MISSING = "WARNING: NOTHING IS TESTED ON AN HSM. SoftHSM2 is missing: install Debian's package softhsm2."
 PIN = "4711-of-the-tests"
 SO_PIN = "0815-of-the-tests"
 

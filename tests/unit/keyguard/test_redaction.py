@@ -14,6 +14,7 @@ from keyguard import scrub_secrets
 
 SECRET = bytes(range(100, 132))
 HEX = SECRET.hex()
+VAULT_TOKEN = "hvs.CAESIJlU9JMYEhOPYv4igdhm9PnZDrabYTobQ4Ymnlq1qY"
 PEM = "-----BEGIN EC PRIVATE KEY-----\nMHQCAQEEIA==\n-----END EC PRIVATE KEY-----"
 
 
@@ -44,6 +45,9 @@ PEM = "-----BEGIN EC PRIVATE KEY-----\nMHQCAQEEIA==\n-----END EC PRIVATE KEY----
         {"raw": "0x02f8" + HEX * 3},
         PEM,
         f"{PEM[:60]}",
+        f"logged in with {VAULT_TOKEN}",
+        f"s.{VAULT_TOKEN[4:28]}",
+        {"pin": VAULT_TOKEN[4:28], "secret_id": VAULT_TOKEN[4:28], "client_token": VAULT_TOKEN[4:28]},
     ],
 )
 def test_secret_does_not_pass(value: Any) -> None:
@@ -55,6 +59,7 @@ def test_secret_does_not_pass(value: Any) -> None:
         repr(SECRET)[2:-1],
         "MHQCAQEEIA",
         "[1, 2, 3]",
+        VAULT_TOKEN[4:28],
     ):
         assert form not in text
 
