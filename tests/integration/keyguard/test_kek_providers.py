@@ -293,6 +293,36 @@ def test_sealed_vault_lets_nothing_be_signed_and_the_doctor_says_so(vault: FakeV
     assert sign(key, "sealed")
 
 
+@pytest.mark.case("K12")
+def test_signature_under_way_when_vault_is_sealed_is_finished_and_its_buffers_are_wiped(
+    vault: FakeVault, vault_kek: Kek, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keyguard import curve
+    from keyguard.backends.database import DatabaseBackend
+
+    key, buffers = create_key("treasury"), []
+    real = curve.sign
+
+    def seal_meanwhile(secret: bytearray, digest: bytes) -> bytes:
+        vault.sealed = True
+        keks.forget()
+        buffers.append(secret)
+        return real(secret, digest)
+
+    monkeypatch.setattr(curve, "sign", seal_meanwhile)
+    digests = [bytes([number]) * 32 for number in (1, 2, 3)]
+    signatures = DatabaseBackend().sign(key, digests)
+    assert [curve.recover(one, digest) for one, digest in zip(signatures, digests, strict=True)] == [
+        bytes(key.public_key)
+    ] * 3
+    assert buffers == [bytes(32)] * 3
+    # The next one is not begun.
+    with pytest.raises(VaultSealedError):
+        DatabaseBackend().sign(key, digests)
+    assert len(buffers) == 3
+    assert keks.forget() == 0
+
+
 # From the settings
 
 
