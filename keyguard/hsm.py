@@ -104,11 +104,13 @@ class Token:
         raise AssertionError("unreachable")
 
     def log_in(self) -> str:
-        """Log in, unless that was done, and say what this is."""
-        with self._lock:
-            if self._login is None:
-                self._open()
-            return f"{self.place.label!r}, {self._token.manufacturer_id} {self._token.model}".strip()
+        """Log in, unless that was done, and say what this is. Raises BackendErrors."""
+
+        def act(session: Session) -> str:
+            found = session.handle.token
+            return f"{self.place.label!r}, {found.manufacturer_id} {found.model}".strip()
+
+        return self.run(act, "say what it is")
 
     def close(self) -> None:
         """Close everything, log out and have the module forget this process."""
