@@ -163,6 +163,8 @@ class Token:
                 raise HsmPinError(f"the PIN of the token {self.place.label!r} is locked")
             self._login = pins.log_in(self.place.label, lambda: self._with_pin(pin))
         except (pkcs11.NoSuchToken, pkcs11.TokenNotPresent, pkcs11.SlotIDInvalid, pkcs11.DeviceRemoved):
+            # A module that was started while the token was away never sees it come.
+            self._restart = True
             raise HsmAbsentError(f"no slot holds a token {self.place.label!r}") from None
 
     def _with_pin(self, pin: str) -> Any:
