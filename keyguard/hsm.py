@@ -9,6 +9,7 @@ Does not know what the sessions are used for. pkcs11 is imported when the first 
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from keyguard.errors import BackendError
 T = TypeVar("T")
 
 WAIT_SECONDS = 10.0
+# So long after all sessions were opened anew, a token that says it has no such key is believed.
+BELIEVED_SECONDS = 10.0
 _OS_LOCKING_OK = 2  # CKF_OS_LOCKING_OK
 _NOT_INITIALISED = 0x190  # CKR_CRYPTOKI_NOT_INITIALIZED
 
@@ -74,7 +77,7 @@ class Token:
         self._free = threading.BoundedSemaphore(place.sessions)
         self._idle: list[Session] = []
         self._generation = self._busy = 0
-        self._restart = False
+        self._restart, self._believed_until = False, 0.0
         self._token: Any = None
         # Its session is used for nothing: to close the one that has logged in logs all the others out.
         self._login: Any = None
@@ -93,6 +96,12 @@ class Token:
                     return act(session)
             except BackendError:
                 raise
+            except pkcs11.NoSuchKey as error:
+                # A token that was taken out for a moment says so, too; one that lacks a key must not cost others theirs.
+                if last or time.monotonic() < self._believed_until:
+                    raise self._explained(error, what) from None
+                self._believed_until = time.monotonic() + BELIEVED_SECONDS
+                self._forget(seen, device=True)
             except _lost() as error:
                 self._forget(seen, device=last)
                 if last:
@@ -134,6 +143,8 @@ class Token:
                     self._busy -= 1
                     if session.generation == self._generation:
                         self._idle.append(session)
+                    else:
+                        _close(session.handle)
         finally:
             self._free.release()
 
@@ -289,7 +300,6 @@ def _lost() -> tuple[type[Exception], ...]:
         pkcs11.DeviceRemoved,
         pkcs11.TokenNotPresent,
         pkcs11.OperationActive,
-        pkcs11.NoSuchKey,  # a token that was taken out for a moment says so, too
     )
 
 

@@ -249,6 +249,19 @@ def test_key_that_the_token_lost_is_named_as_that(hsm: SoftToken) -> None:
     assert key.state == "ACTIVE"
 
 
+@pytest.mark.django_db
+def test_key_that_the_token_lost_costs_others_their_sessions_once(hsm: SoftToken) -> None:
+    lost, well = create_key("lost", "pkcs11"), create_key("well", "pkcs11")
+    Pkcs11Backend().discard(bytes.fromhex(lost.backend_ref))
+    token_module.close()
+    token = token_module.token()
+    for number in range(4):
+        with pytest.raises(HsmKeyMissingError):
+            sign_message(lost.address, b"a", f"lost-{number}")
+        assert sign_message(well.address, b"a", f"well-{number}")
+    assert token._generation == 1
+
+
 @pytest.mark.case("K38")
 @pytest.mark.django_db
 @pytest.mark.parametrize("closed", ["idle sessions", "the login", "everything"])
