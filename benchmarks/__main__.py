@@ -13,7 +13,7 @@ from benchmarks.figures import Figures
 from benchmarks.stage import Stage
 from dalp.local.processes import LocalError
 
-PARTS = ("steps", "transactions", "costs", "signing", "latency", "starts", "recovery", "flat")
+PARTS = ("steps", "transactions", "costs", "signing", "custody", "latency", "starts", "recovery", "flat")
 
 
 def measure(console: Console, stage: Stage, contest: Contest | Figures, rounds: int) -> None:

@@ -12,9 +12,14 @@ class DalpConfig(AppConfig):
     def ready(self) -> None:
         """Connect logs, error reports, queues, checks and alerts; opens no connection."""
         from dalp import alerts, celery, checks, heartbeat, logs, sentry  # noqa: F401, heartbeat listens
+        from keyguard import crashpoints
+        from workflows import crashpoint
 
         logs.configure()
         sentry.configure()
         checks.register()
         alerts.connect()
         celery.declare_queues()
+        for name, where in crashpoints.NAMES.items():
+            crashpoint.register(name, where)
+        crashpoints.connect(crashpoint)

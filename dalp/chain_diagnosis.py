@@ -7,9 +7,9 @@ from django.db.models import Count, Min
 from django.utils import timezone
 
 from dalp.diagnosis import Finding, first_line
-from keyguard import KeyguardError
-from keyguard.kek import open_kek
-from keyguard.models import Kek, Key
+from keyguard import health, scrub_secrets
+from keyguard.health import HealthState
+from keyguard.models import Key
 from keyguard.states import KeyState
 from signer import SignerError
 from signer.chains import look_at
@@ -114,18 +114,14 @@ def check_money() -> list[Finding]:
 
 
 def check_keys() -> list[Finding]:
-    """Look whether the key-encryption key at hand is the one the keys are kept under, and for suspended keys."""
-    remedy = "Set KEYGUARD_KEK to the key-encryption key that this database was filled with."
-    for kek in Kek.objects.all():
-        try:
-            open_kek(kek)
-        except KeyguardError as error:
-            return [Finding("keys", False, f"{error.code}: {first_line(error)}", error.remedy or remedy)]
+    """Look how each backend and each key encryption key stands, and for suspended keys."""
+    found = [
+        Finding(f"keys: {one.name}", one.state == HealthState.OK, str(scrub_secrets(one.words)), one.remedy)
+        for one in health.check_all()
+    ]
     suspended = Key.objects.filter(state=KeyState.SUSPENDED).order_by("alias")
-    count = Key.objects.count()
     if suspended:
         detail = "; ".join(f"{key.alias} is suspended ({key.state_reason})" for key in suspended[:10])
-        return [
-            Finding("keys", False, detail, "Find out who touched the database; restore or replace the key.")
-        ]
-    return [Finding("keys", True, f"{count} keys, the key-encryption key fits")]
+        remedy = "Find out who touched the database; restore or replace the key."
+        return [*found, Finding("keys", False, detail, remedy)]
+    return [*found, Finding("keys", True, f"{Key.objects.count()} keys, none suspended")]

@@ -10,6 +10,8 @@ from django.core import checks
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 
+from keyguard.checks import check_keepers
+
 DEVELOPMENT_HINT = "On your own machine, set DEBUG=1 to use the development secrets."
 
 
@@ -26,7 +28,7 @@ def unsafe_secrets() -> list[CheckMessage]:
                 id="dalp.E001",
             )
         )
-    if settings.KEYGUARD_KEK == settings.DEVELOPMENT_KEK:
+    if settings.DEVELOPMENT_KEK in _keks():
         found.append(
             Error(
                 "KEYGUARD_KEK is missing or the development one.",
@@ -47,24 +49,33 @@ def unsafe_secrets() -> list[CheckMessage]:
 
 def malformed_secrets() -> list[CheckMessage]:
     """Return an error when the key-encryption key cannot be one, in any mode."""
-    try:
-        size = len(base64.b64decode(settings.KEYGUARD_KEK, validate=True))
-    except (binascii.Error, ValueError):
-        size = -1
-    if size == 32:
+    if all(_is_kek(text) for text in _keks()):
         return []
     return [
         Error(
-            "KEYGUARD_KEK is not 32 bytes in base64.",
+            "KEYGUARD_KEK, or one of KEYGUARD_KEK_FALLBACKS, is not 32 bytes in base64.",
             hint="Make one: `openssl rand -base64 32`. Keep the old one as long as keys are wrapped by it.",
             id="dalp.E004",
         )
     ]
 
 
+def _keks() -> list[str]:
+    """Return the KEKs from the settings. Where somebody else keeps the KEK, KEYGUARD_KEK is not needed."""
+    own = [settings.KEYGUARD_KEK] if settings.KEYGUARD_KEK_PROVIDER == "env" else []
+    return [*own, *settings.KEYGUARD_KEK_FALLBACKS]
+
+
+def _is_kek(text: str) -> bool:
+    try:
+        return len(base64.b64decode(text, validate=True)) == 32
+    except (binascii.Error, ValueError):
+        return False
+
+
 def check_secrets(app_configs: Sequence[Any] | None = None, **_: Any) -> list[CheckMessage]:
     """Return what is wrong with the secrets; `manage.py` refuses to run a command when there is anything."""
-    return [*unsafe_secrets(), *malformed_secrets()]
+    return [*unsafe_secrets(), *malformed_secrets(), *check_keepers()]
 
 
 def check_database(app_configs: Sequence[Any] | None = None, **_: Any) -> list[CheckMessage]:

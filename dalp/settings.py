@@ -45,10 +45,33 @@ SECRET_KEY = env.str("SECRET_KEY", default="") or DEVELOPMENT_SECRET_KEY
 # Of a key that was replaced: what it encrypted (secrets of webhooks) or signed (sessions) can still be read.
 SECRET_KEY_FALLBACKS: list[str] = env.list("SECRET_KEY_FALLBACKS", default=[])
 KEYGUARD_KEK = env.str("KEYGUARD_KEK", default="") or DEVELOPMENT_KEK
+# What was stored under an earlier one can still be opened, until rotate_kek has moved it.
+KEYGUARD_KEK_FALLBACKS: list[str] = env.list("KEYGUARD_KEK_FALLBACKS", default=[])
 ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 
 # Switches the epoch check off, so that a test can show that the fault suite notices. Never outside tests.
 DALP_TEST_DISABLE_FENCE = env.bool("DALP_TEST_DISABLE_FENCE", default=False)
+
+# --- Where keys and their KEKs live: docs/deploy/ ---------------------------------------------------------
+
+KEYGUARD_KEK_PROVIDER = env.str("KEYGUARD_KEK_PROVIDER", default="env")
+KEYGUARD_DEK_CACHE_SECONDS = env.float("KEYGUARD_DEK_CACHE_SECONDS", default=30.0)
+KEYGUARD_DEK_CACHE_KEYS = env.int("KEYGUARD_DEK_CACHE_KEYS", default=1000)
+KEYGUARD_HSM_MODULE = env.str("KEYGUARD_HSM_MODULE", default="")
+KEYGUARD_HSM_TOKEN = env.str("KEYGUARD_HSM_TOKEN", default="")
+KEYGUARD_HSM_PIN = env.str("KEYGUARD_HSM_PIN", default="")
+KEYGUARD_HSM_SESSIONS = env.int("KEYGUARD_HSM_SESSIONS", default=4)
+KEYGUARD_VAULT_URL = env.str("KEYGUARD_VAULT_URL", default="")
+KEYGUARD_VAULT_NAMESPACE = env.str("KEYGUARD_VAULT_NAMESPACE", default="")
+KEYGUARD_VAULT_CACERT = env.str("KEYGUARD_VAULT_CACERT", default="")
+KEYGUARD_VAULT_TIMEOUT_SECONDS = env.float("KEYGUARD_VAULT_TIMEOUT_SECONDS", default=5.0)
+KEYGUARD_VAULT_ROLE_ID = env.str("KEYGUARD_VAULT_ROLE_ID", default="")
+KEYGUARD_VAULT_SECRET_ID = env.str("KEYGUARD_VAULT_SECRET_ID", default="")
+KEYGUARD_VAULT_APPROLE_MOUNT = env.str("KEYGUARD_VAULT_APPROLE_MOUNT", default="approle")
+KEYGUARD_VAULT_KV_MOUNT = env.str("KEYGUARD_VAULT_KV_MOUNT", default="secret")
+KEYGUARD_VAULT_KV_PREFIX = env.str("KEYGUARD_VAULT_KV_PREFIX", default="dalp/keys")
+KEYGUARD_VAULT_TRANSIT_MOUNT = env.str("KEYGUARD_VAULT_TRANSIT_MOUNT", default="transit")
+KEYGUARD_VAULT_TRANSIT_PREFIX = env.str("KEYGUARD_VAULT_TRANSIT_PREFIX", default="dalp-kek")
 
 # --- Applications -----------------------------------------------------------------------------------------
 

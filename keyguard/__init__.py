@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from keyguard.delegates import allow_delegate as allow_delegate
     from keyguard.delegates import disallow_delegate as disallow_delegate
     from keyguard.errors import ApprovalPendingError as ApprovalPendingError
+    from keyguard.errors import BackendError as BackendError
     from keyguard.errors import CustodyForgotError as CustodyForgotError
     from keyguard.errors import CustodyUnreachableError as CustodyUnreachableError
     from keyguard.errors import Disposition as Disposition
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "ApprovalPendingError": ("keyguard.errors", "ApprovalPendingError"),
+    "BackendError": ("keyguard.errors", "BackendError"),
     "Call": ("keyguard.calls", "Call"),
     "Custodian": ("keyguard.custodians", "Custodian"),
     "CustodyForgotError": ("keyguard.errors", "CustodyForgotError"),
@@ -96,6 +98,7 @@ _LAZY = {
 
 __all__ = [
     "ApprovalPendingError",
+    "BackendError",
     "Call",
     "Custodian",
     "CustodyForgotError",

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin, TabularInline
 
-from keyguard.models import AllowedDelegate, HandOver, Kek, Key, KeyMaterial, SigningRecord
+from keyguard.models import AllowedDelegate, HandOver, HsmToken, Kek, Key, KeyMaterial, SigningRecord
 
 
 class ReadOnly:
@@ -132,8 +132,18 @@ class KekAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     """The key encryption keys by their check values; they themselves are kept elsewhere."""
 
     list_display = ("id", "provider", "kcv", "state", "created_at")
-    search_fields = ("id__iexact", "kcv")
-    fields = ("id", "provider", "kcv", "state", "created_at")
+    list_filter = ("state", "provider")
+    search_fields = ("id__iexact", "kcv", "provider_ref__startswith")
+    fields = ("id", "provider", "provider_ref", "version", "kcv", "state", "created_at")
+    readonly_fields = fields
+
+
+@admin.register(HsmToken)
+class HsmTokenAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
+    """The tokens that somebody logged in to, and whether the PIN waits for a person (`manage.py try_hsm_pin`)."""
+
+    list_display = ("label", "pin_refused_at")
+    fields = ("label", "pin_refused_at")
     readonly_fields = fields
 
 

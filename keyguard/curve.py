@@ -81,6 +81,23 @@ def low_s(signature: bytes) -> bytes:
     return signature[:32] + (ORDER - s).to_bytes(32) + bytes([parity ^ 1])
 
 
+def with_recovery_id(rs: bytes, digest: bytes, public: bytes) -> bytes:
+    """Return r and s, 64 bytes, with s in the lower half and the recovery id that leads to this public key.
+
+    For signers that give no recovery id: it is found by trial. Raises ValueError when neither leads there.
+    """
+    if len(rs) != 64:
+        raise ValueError("r and s are 64 bytes")
+    for parity in (0, 1):
+        candidate = low_s(rs + bytes([parity]))
+        try:
+            if recover(candidate, digest) == public:
+                return candidate
+        except ValueError:  # there is no such point for this one
+            continue
+    raise ValueError("the signature is not the pinned key's")
+
+
 def recover(signature: bytes, digest: bytes) -> bytes:
     """Return the public key, 65 bytes, that made this signature. Raises ValueError when there is none."""
     if len(signature) != 65 or signature[64] > 3 or len(digest) != 32:

@@ -5,6 +5,7 @@ keyguard doesn't know means *deny*: nothing was signed. No message here holds ke
 
     KeyguardError
     ├── KeyNotFoundError, AliasTakenError, AliasInvalidError, KeyExistsError, SecretInvalidError, BackendUnknownError
+    ├── ImportRefusedError          the backend makes its keys itself
     ├── KeyNotActiveError           the key is known and may not sign now
     ├── IdempotencyConflictError    409: this idempotency key was used for something else
     ├── FloorError                  what no policy may permit; one subclass for each rule
@@ -12,7 +13,8 @@ keyguard doesn't know means *deny*: nothing was signed. No message here holds ke
     ├── PolicyDeniedError           the policy does not allow it; LimitExceededError: not so much at once
     ├── ApprovalPendingError        people are asked first
     ├── VoteInvalidError            an answer that does not count
-    ├── KekError                    the key encryption key is missing, malformed or another one
+    ├── KekError                    the key encryption key is missing, malformed or another one; accuses no key
+    ├── BackendError                what keeps keys or KEKs does not answer as it should; `keyguard.backend_errors`
     ├── MaterialTamperedError       the stored key does not open: the key is suspended
     ├── SignatureInvalidError       the backend's signature is not the pinned key's: the key is suspended
     ├── CustodyUnreachableError     no usable answer of a custody: it may have been asked all the same
@@ -95,6 +97,16 @@ class BackendUnknownError(KeyguardError):
     code = "KEYGUARD_BACKEND_UNKNOWN"
     cause = "No backend has this name."
     remedy = "Use one of the names in the message."
+
+
+class ImportRefusedError(KeyguardError):
+    """The backend takes no key from outside."""
+
+    code = "KEYGUARD_IMPORT_REFUSED"
+    cause = "This backend makes its keys itself and takes none from outside."
+    remedy = (
+        "Import into the backend `database` or `vault`, or make a new key here and hand the roles over to it."
+    )
 
 
 class KeyNotActiveError(KeyguardError):
@@ -284,32 +296,54 @@ class KekError(KeyguardError):
 
     code = "KEYGUARD_KEK"
     cause = "The key encryption key cannot be used."
-    remedy = "Set KEYGUARD_KEK."
+    remedy = "See the codes that begin alike: each says what to do."
     disposition = Disposition.PARK
 
 
 class KekMissingError(KekError):
-    """KEYGUARD_KEK is not set."""
+    """There is no KEK."""
 
     code = "KEYGUARD_KEK_MISSING"
-    cause = "KEYGUARD_KEK is not set."
-    remedy = "Set KEYGUARD_KEK (32 bytes in base64) or KEYGUARD_KEK_FILE and restart."
+    cause = "There is no key encryption key: KEYGUARD_KEK is not set, or no KEK was made."
+    remedy = "Provider env: set KEYGUARD_KEK (32 bytes in base64) or KEYGUARD_KEK_FILE and restart. Others: manage.py create_kek."
 
 
 class KekMalformedError(KekError):
     """KEYGUARD_KEK is not 32 bytes in base64."""
 
     code = "KEYGUARD_KEK_MALFORMED"
-    cause = "KEYGUARD_KEK is not 32 bytes in base64."
+    cause = "KEYGUARD_KEK, or one of KEYGUARD_KEK_FALLBACKS, is not 32 bytes in base64."
     remedy = "Make one with: python -c 'import base64, os; print(base64.b64encode(os.urandom(32)).decode())'"
 
 
 class KekMismatchError(KekError):
-    """KEYGUARD_KEK is not the one the keys were stored under."""
+    """The KEK at hand is not the one the keys were stored under."""
 
     code = "KEYGUARD_KEK_MISMATCH"
-    cause = "KEYGUARD_KEK is not the key that the stored keys were encrypted under."
-    remedy = "Restore the KEYGUARD_KEK that belongs to this database and restart. No key was harmed."
+    cause = (
+        "The KEK at hand is not the key that the stored keys were encrypted under: its check value differs."
+    )
+    remedy = (
+        "Restore the KEK that belongs to this database (KEYGUARD_KEK or KEYGUARD_KEK_FALLBACKS, the token, Vault) and restart. "
+        "No key was harmed."
+    )
+
+
+class KekProviderUnknownError(KekError):
+    """KEYGUARD_KEK_PROVIDER names no provider."""
+
+    code = "KEYGUARD_KEK_PROVIDER"
+    cause = "No KEK provider has this name."
+    remedy = "Use one of the names in the message."
+
+
+class BackendError(KeyguardError):
+    """What keeps keys or KEKs does not answer as it should. Nothing was signed, and no key is at fault."""
+
+    code = "KEYGUARD_BACKEND"
+    cause = "What keeps the key does not answer as it should."
+    remedy = "None at once: it is tried again. manage.py doctor says how each backend stands."
+    disposition = Disposition.RETRY
 
 
 class MaterialTamperedError(KeyguardError):

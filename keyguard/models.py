@@ -16,22 +16,34 @@ from keyguard.fields import Uint256Field
 from keyguard.floor import checked_address
 from keyguard.states import HandOverState, KekState, KeyState, Origin, RecordKind, RecordState
 
+DEFAULT_TENANT = "default"
+
 
 class Kek(models.Model):
-    """A key encryption key, which is kept elsewhere. `kcv` tells whether the one at hand is the right one."""
+    """A key encryption key, which is kept elsewhere. Its check value tells whether the one at hand is the right one.
+
+    Of one that never leaves its keeper, the check value is that of a random secret, encrypted by it: the proof.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     provider = models.CharField(max_length=20)
-    kcv = models.CharField("check value", max_length=16)
-    state = models.CharField(max_length=12, choices=KekState, default=KekState.ACTIVE)
+    provider_ref = models.CharField(max_length=100, blank=True)  # what its keeper calls it
+    version = models.PositiveIntegerField(default=1)  # the keeper's
+    kcv = models.CharField("check value", max_length=16, blank=True)  # empty: not made yet
+    proof = models.BinaryField(default=b"")
+    proof_nonce = models.BinaryField(max_length=12, default=b"")
+    state = models.CharField(max_length=12, choices=KekState, default=KekState.NEW)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         verbose_name = "key encryption key"
         constraints = [
+            # Without it two processes that start on an empty database would each make one.
             models.UniqueConstraint(
-                fields=["provider"], condition=Q(state="ACTIVE"), name="keyguard_kek_active_provider_unique"
-            )
+                fields=["state"], condition=Q(state="ACTIVE"), name="keyguard_kek_active_unique"
+            ),
+            models.CheckConstraint(condition=Q(state__in=KekState.values), name="keyguard_kek_state_valid"),
+            models.CheckConstraint(condition=Q(state="NEW") | ~Q(kcv=""), name="keyguard_kek_made_has_kcv"),
         ]
 
     def __str__(self) -> str:
@@ -45,11 +57,16 @@ class Key(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.CharField(
+        max_length=64, default=DEFAULT_TENANT, editable=False
+    )  # its material is bound to it
     alias = models.CharField(max_length=64)
     address = models.CharField(max_length=42)
     public_key = models.BinaryField(max_length=65)
     backend = models.CharField(max_length=20)
-    backend_ref = models.CharField(max_length=100, blank=True)  # what a custody calls it
+    backend_ref = models.CharField(
+        max_length=100, blank=True
+    )  # what a custody calls it; CKA_ID; a path in Vault
     origin = models.CharField(max_length=10, choices=Origin)
     state = models.CharField(max_length=10, choices=KeyState, default=KeyState.ACTIVE)
     state_reason = models.CharField(max_length=64, blank=True)  # an error's code
@@ -68,7 +85,10 @@ class Key(models.Model):
 
 
 class KeyMaterial(models.Model):
-    """An encrypted private key. The row with the highest `seq` counts; rows are never changed or deleted."""
+    """An encrypted private key. The row with the highest `seq` counts; rows are never changed or deleted.
+
+    Of a key in Vault only the wrapped DEK is here, and the ciphertext there: neither is of use without the other.
+    """
 
     key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="material")
     seq = models.PositiveIntegerField(default=1)
@@ -87,6 +107,20 @@ class KeyMaterial(models.Model):
 
     def __str__(self) -> str:
         return f"{self.key_id} #{self.seq}"
+
+
+class HsmToken(models.Model):
+    """A token that refused the PIN: nobody tries again until a person says so, for some wrong PINs lock a token."""
+
+    label = models.CharField(max_length=32)
+    pin_refused_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name = "HSM token"
+        constraints = [models.UniqueConstraint(fields=["label"], name="keyguard_hsmtoken_label_unique")]
+
+    def __str__(self) -> str:
+        return self.label
 
 
 class SigningRecord(models.Model):

@@ -23,10 +23,13 @@ _JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,2}")
 _BEARER = re.compile(r"\b(bearer) +[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 # whsec_: the secret of a webhook.
 _BASE64_32 = re.compile(r"(?:whsec_|(?<![A-Za-z0-9+/_-]))[A-Za-z0-9+/_-]{43}=(?![A-Za-z0-9+/=_-])")
+# Tokens of Vault and OpenBao.
+_VAULT_TOKEN = re.compile(r"\b(?:hv[sbr]\.[A-Za-z0-9_-]{20,}|[sbr]\.[A-Za-z0-9]{24,})")
 _BYTES_TEXT = re.compile(r"""\bb(?:'(?:[^'\\]|\\.){16,}'|"(?:[^"\\]|\\.){16,}")""")
 _SECRET_NAME = re.compile(
-    r"(?:^|[_-])(?:secret|secret[_-]key|private[_-]key|priv_key|mnemonic|seed_phrase|kek|dek|wrapped_dek|passphrase|raw"
-    r"|raw_transaction|authorization|api[_-]?key|auth[_-]?token|access[_-]?token|bearer|user_?action|credential_key)$",
+    r"(?:^|[_-])(?:secret|secret[_-]key|private[_-]key|priv_key|mnemonic|seed_phrase|kek|dek|wrapped_dek|passphrase|pin|user_pin|raw"
+    r"|raw_transaction|authorization|api[_-]?key|auth[_-]?token|access[_-]?token|bearer|user_?action|credential_key|secret_id|client_token"
+    r"|vault_token)$",
     re.IGNORECASE,
 )
 _MAX_DEPTH = 12
@@ -67,6 +70,7 @@ def _scrub_text(text: str, name: str) -> str:
     text = _PEM.sub(REDACTED, text)
     text = _JWT.sub(REDACTED, text)
     text = _BEARER.sub(rf"\1 {REDACTED}", text)
+    text = _VAULT_TOKEN.sub(REDACTED, text)
     text = _HEX.sub(REDACTED, text)
     text = _BASE64_32.sub(REDACTED, text)
     return _BYTES_TEXT.sub(REDACTED, text)

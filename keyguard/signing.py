@@ -26,6 +26,7 @@ from keyguard.backends import backend_of
 from keyguard.delegates import require_allowed
 from keyguard.errors import (
     ApprovalPendingError,
+    BackendError,
     FloorError,
     KekError,
     KeyguardError,
@@ -88,8 +89,9 @@ def sign_transactions(requests: Sequence[SigningRequest]) -> list[SignedTransact
 
     The same idempotency key with the same transaction gives the first answer again; a signature is made once.
     Raises a KeyguardError, whose disposition says what may be done: FloorError, KeyNotFoundError, KeyNotActiveError,
-    IdempotencyConflictError, PolicyDeniedError, ApprovalPendingError, KekError, MaterialTamperedError,
-    SignatureInvalidError or SigningDeniedError. Nothing was signed then. Errors of the database pass as they are and may be retried with the same idempotency keys.
+    IdempotencyConflictError, PolicyDeniedError, ApprovalPendingError, KekError, BackendError, MaterialTamperedError,
+    SignatureInvalidError or SigningDeniedError. Nothing was signed then. Errors of the database pass as they are and may
+    be retried with the same idempotency keys.
     Must not be called inside a transaction: a rollback would forget signatures that the caller has seen.
     """
     answers = _sign(requests)
@@ -246,7 +248,7 @@ def _sign_with(key: Key, jobs: Sequence[Job]) -> list[Answer]:
             checked_answer(job, signature, public_key)
             for job, signature in zip(jobs, signatures, strict=True)
         ]
-    except KekError as error:
+    except (KekError, BackendError) as error:
         raise _RefusedError(error, key, []) from None  # no fault of the request: no record
     except KeyguardError as error:
         raise _RefusedError(error, key, [refused_job(job, error.code) for job in jobs]) from None

@@ -19,9 +19,13 @@ class Origin(TextChoices):
 
 
 class KekState(TextChoices):
-    """New keys are stored under the ACTIVE one."""
+    """New keys are stored under the ACTIVE one, of which there is one at most."""
 
+    NEW = "NEW", "noted; it may not have been made yet"
     ACTIVE = "ACTIVE"
+    DECRYPT_ONLY = "DECRYPT_ONLY", "keys are still stored under it, and are moved away"
+    RETIRED = "RETIRED", "no key needs it; restored backups may"
+    DESTROYED = "DESTROYED"
 
 
 class RecordKind(TextChoices):
@@ -71,6 +75,14 @@ HANDED_BACK = (HandOverState.REFUSED, HandOverState.FAILED)
 KEY_TRANSITIONS: dict[str, set[str]] = {
     KeyState.ACTIVE: {KeyState.SUSPENDED},  # its material was tampered with, or its backend signed falsely
     KeyState.SUSPENDED: set(),  # back only after an investigation, for which there is no button
+}
+
+KEK_TRANSITIONS: dict[str, set[str]] = {
+    KekState.NEW: {KekState.ACTIVE},  # its keeper has made it
+    KekState.ACTIVE: {KekState.DECRYPT_ONLY},  # another one has become active
+    KekState.DECRYPT_ONLY: {KekState.RETIRED},  # the last key was moved away
+    KekState.RETIRED: {KekState.DESTROYED},  # a person says that no backup will need it
+    KekState.DESTROYED: set(),
 }
 
 RECORD_TRANSITIONS: dict[str, set[str]] = {

@@ -9,7 +9,7 @@ import pytest
 from pytest_django.plugin import DjangoDbBlocker
 
 from dalp.local import processes, servers
-from tests import cases
+from tests import cases, softhsm
 from tests.services import Live, Services, switched_to
 from tests.warm import Nursery
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SERVICES = Services()
 NURSERY = Nursery()
+# What is not tested because something is missing here, said at the beginning and at the end.
+WARNINGS = [warning for warning in (SERVICES.warning, softhsm.missing()) if warning]
 processes.launch = NURSERY.launch
 os.environ.update(SERVICES.environment())
 
@@ -30,7 +32,7 @@ TEST_DATABASE, TEMPLATE_DATABASE = "test_dalp", "template_dalp"
 
 
 def pytest_report_header() -> list[str]:
-    return [line for line in (f"database: {SERVICES.database}", SERVICES.warning) if line]
+    return [line for line in (f"database: {SERVICES.database}", *WARNINGS) if line]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,8 +58,8 @@ def _patience(item: pytest.Item) -> float:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if SERVICES.warning:
-        terminalreporter.write_line(SERVICES.warning, red=True, bold=True)
+    for warning in WARNINGS:
+        terminalreporter.write_line(warning, red=True, bold=True)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -149,11 +149,16 @@ class Live:
         self.redis = redis
         self.env: dict[str, str] = services.environment(name)
         self.directory = directory
+        self.given: dict[str, str] = {}  # beside `env`, to some of the processes
         self.processes: list[Process] = []
         self.chains: list[servers.AnvilServer] = []
 
     def _log(self, name: str) -> Path:
         return self.directory / f"{name}{len(self.processes)}.log"
+
+    def _environment(self, more: Mapping[str, str] | None) -> dict[str, str]:
+        self.given.update(more or {})
+        return {**self.env, **(more or {})}
 
     def _started(self, process: Process) -> Process:
         self.processes.append(process)
@@ -172,7 +177,7 @@ class Live:
         """Start a Celery worker and (unless ready=False) wait until it takes messages."""
         worker = self._started(
             processes.start_worker(
-                {**self.env, **(env or {})},
+                self._environment(env),
                 self._log("worker"),
                 queues=queues,
                 concurrency=concurrency,
@@ -185,12 +190,12 @@ class Live:
         return worker
 
     def start_beat(self, env: Mapping[str, str] | None = None) -> Process:
-        return self._started(processes.start_beat({**self.env, **(env or {})}, self._log("beat")))
+        return self._started(processes.start_beat(self._environment(env), self._log("beat")))
 
     def start_web(self, env: Mapping[str, str] | None = None) -> tuple[Process, str]:
         """Start gunicorn; return it and its address."""
         port = servers.free_port()
-        web = self._started(processes.start_web({**self.env, **(env or {})}, self._log("web"), port))
+        web = self._started(processes.start_web(self._environment(env), self._log("web"), port))
         wait_until(lambda: "Listening at" in web.output(), 30, what="the web server listens", alive=[web])
         return web, f"http://{servers.HOST}:{port}"
 
@@ -203,7 +208,7 @@ class Live:
                 arguments[0],
                 [sys.executable, *arguments],
                 log=self._log("run"),
-                env={**self.env, **(env or {})},
+                env=self._environment(env),
             )
         )
         process.wait(timeout)
@@ -237,7 +242,9 @@ class Live:
 
     def find_no_secret(self) -> None:
         """K55, over every test with processes: no log holds a secret setting, or hex as long as a signed transaction."""
-        secrets = [re.escape(self.env[name]) for name in ("SECRET_KEY", "KEYGUARD_KEK")]
+        names = ("SECRET_KEY", "KEYGUARD_KEK", "KEYGUARD_HSM_PIN", "KEYGUARD_VAULT_SECRET_ID")
+        given = {place.get(name, "") for place in (self.env, self.given) for name in names}
+        secrets = [re.escape(secret) for secret in sorted(given - {""})]
         pattern = re.compile("|".join([*secrets, r"\b(?:0x)?[0-9a-fA-F]{130,}\b"]))
         for process in self.processes:
             assert not pattern.search(process.output()), f"a secret stands in {process.log}"

@@ -51,6 +51,7 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
         ("Signing records", "signature", "admin:keyguard_signingrecord_changelist"),
         ("Hand-overs to custodies", "handshake", "admin:keyguard_handover_changelist"),
         ("Key-encryption keys", "enhanced_encryption", "admin:keyguard_kek_changelist"),
+        ("HSM tokens", "memory", "admin:keyguard_hsmtoken_changelist"),
         ("Allowed delegates", "supervisor_account", "admin:keyguard_alloweddelegate_changelist"),
     ],
     "Platform": [

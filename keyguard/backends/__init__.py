@@ -4,7 +4,7 @@ A backend makes bare signatures. Everything that decides whether a signature is 
 in `keyguard.signing`, on the one path that all backends share.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from keyguard.backends.database import DatabaseBackend
@@ -25,8 +25,28 @@ class Backend(Protocol):
     def sign(self, key: Key, digests: Sequence[bytes]) -> list[bytes]:
         """Sign digests of 32 bytes, in order: each signature is 65 bytes, r, s and recovery id."""
 
+    def probe(self, references: Sequence[str]) -> str:
+        """Say in words how it stands, or raise a KeyguardError. references: the keys that it should have."""
 
-BACKENDS: dict[str, type[Backend]] = {"database": DatabaseBackend}
+
+def _pkcs11() -> Backend:
+    from keyguard.backends.pkcs11 import Pkcs11Backend
+
+    return Pkcs11Backend()
+
+
+def _vault() -> Backend:
+    from keyguard.backends.vault import VaultBackend
+
+    return VaultBackend()
+
+
+# A module is imported when a key of its kind is used, not before.
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    "database": DatabaseBackend,
+    "pkcs11": _pkcs11,
+    "vault": _vault,
+}
 
 
 def backend_of(name: str) -> Backend:

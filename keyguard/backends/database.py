@@ -6,10 +6,8 @@ Upholds: a plaintext key exists only inside `_store` and `sign`, in buffers that
 from collections.abc import Sequence
 
 from keyguard import curve
-from keyguard.envelope import Binding, Envelope, opened, seal
-from keyguard.errors import MaterialTamperedError
-from keyguard.kek import active_kek, open_kek
-from keyguard.models import Key, KeyMaterial
+from keyguard.material import opened_key, seal_key
+from keyguard.models import Key
 from keyguard.states import Origin
 
 
@@ -27,37 +25,14 @@ class DatabaseBackend:
         return self._store(alias, secret, Origin.IMPORTED)
 
     def sign(self, key: Key, digests: Sequence[bytes]) -> list[bytes]:
-        material = KeyMaterial.objects.filter(key=key).select_related("kek").order_by("-seq").first()
-        if material is None:
-            raise MaterialTamperedError
-        binding = Binding(key.id, material.seq, key.address, material.kek_id)
-        with opened(_envelope(material), open_kek(material.kek), binding) as secret:
+        with opened_key(key) as secret:
             return [curve.sign(secret, digest) for digest in digests]
 
+    def probe(self, references: Sequence[str]) -> str:
+        return "keys are in the database"
+
     def _store(self, alias: str, secret: bytearray, origin: Origin) -> Key:
-        kek = active_kek()
-        public = curve.public_key(secret)
-        address = curve.address_of(public)
-        key = Key.objects.create(
-            alias=alias, address=address, public_key=public, backend="database", origin=origin
-        )
-        sealed = seal(secret, open_kek(kek), Binding(key.id, 1, address, kek.id))
-        KeyMaterial.objects.create(
-            key=key,
-            seq=1,
-            kek=kek,
-            wrapped_dek=sealed.wrapped_dek,
-            dek_nonce=sealed.dek_nonce,
-            nonce=sealed.nonce,
-            ciphertext=sealed.ciphertext,
-        )
+        key, material = seal_key(alias, secret, origin, "database")
+        key.save(force_insert=True)
+        material.save(force_insert=True)
         return key
-
-
-def _envelope(material: KeyMaterial) -> Envelope:
-    return Envelope(
-        wrapped_dek=bytes(material.wrapped_dek),
-        dek_nonce=bytes(material.dek_nonce),
-        nonce=bytes(material.nonce),
-        ciphertext=bytes(material.ciphertext),
-    )

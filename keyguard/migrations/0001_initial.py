@@ -22,8 +22,25 @@ class Migration(migrations.Migration):
                     models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False),
                 ),
                 ("provider", models.CharField(max_length=20)),
-                ("kcv", models.CharField(max_length=16, verbose_name="check value")),
-                ("state", models.CharField(choices=[("ACTIVE", "Active")], default="ACTIVE", max_length=12)),
+                ("provider_ref", models.CharField(blank=True, max_length=100)),
+                ("version", models.PositiveIntegerField(default=1)),
+                ("kcv", models.CharField(blank=True, max_length=16, verbose_name="check value")),
+                ("proof", models.BinaryField(default=b"")),
+                ("proof_nonce", models.BinaryField(default=b"", max_length=12)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("NEW", "noted; it may not have been made yet"),
+                            ("ACTIVE", "Active"),
+                            ("DECRYPT_ONLY", "keys are still stored under it, and are moved away"),
+                            ("RETIRED", "no key needs it; restored backups may"),
+                            ("DESTROYED", "Destroyed"),
+                        ],
+                        default="NEW",
+                        max_length=12,
+                    ),
+                ),
                 ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
             options={
@@ -31,9 +48,21 @@ class Migration(migrations.Migration):
                 "constraints": [
                     models.UniqueConstraint(
                         condition=models.Q(("state", "ACTIVE")),
-                        fields=("provider",),
-                        name="keyguard_kek_active_provider_unique",
-                    )
+                        fields=("state",),
+                        name="keyguard_kek_active_unique",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("state__in", ["NEW", "ACTIVE", "DECRYPT_ONLY", "RETIRED", "DESTROYED"])
+                        ),
+                        name="keyguard_kek_state_valid",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("state", "NEW"), models.Q(("kcv", ""), _negated=True), _connector="OR"
+                        ),
+                        name="keyguard_kek_made_has_kcv",
+                    ),
                 ],
             },
         ),
@@ -44,6 +73,7 @@ class Migration(migrations.Migration):
                     "id",
                     models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False),
                 ),
+                ("tenant", models.CharField(default="default", editable=False, max_length=64)),
                 ("alias", models.CharField(max_length=64)),
                 ("address", models.CharField(max_length=42)),
                 ("public_key", models.BinaryField(max_length=65)),
@@ -106,6 +136,25 @@ class Migration(migrations.Migration):
                 "verbose_name_plural": "key material",
                 "constraints": [
                     models.UniqueConstraint(fields=("key", "seq"), name="keyguard_keymaterial_key_seq_unique")
+                ],
+            },
+        ),
+        migrations.CreateModel(
+            name="HsmToken",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("label", models.CharField(max_length=32)),
+                ("pin_refused_at", models.DateTimeField(null=True)),
+            ],
+            options={
+                "verbose_name": "HSM token",
+                "constraints": [
+                    models.UniqueConstraint(fields=("label",), name="keyguard_hsmtoken_label_unique")
                 ],
             },
         ),

@@ -9,7 +9,7 @@ from keyguard.keys import create_key
 
 
 class Command(BaseCommand):
-    """`manage.py create_key --alias S [--backend database]`."""
+    """`manage.py create_key --alias S [--backend vault]`."""
 
     help = "Makes a key and prints its address."
 
@@ -17,7 +17,11 @@ class Command(BaseCommand):
         parser.add_argument(
             "--alias", required=True, help="the name by which workflows and people call the key"
         )
-        parser.add_argument("--backend", default="database", help="where the key lives (default: database)")
+        parser.add_argument(
+            "--backend",
+            default="database",
+            help="where the key lives: database, vault or pkcs11 (default: database)",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:

@@ -17,7 +17,7 @@ _DIGITS |= {ord(digit.upper()): value for digit, value in zip("abcdef", range(10
 
 
 class Command(BaseCommand):
-    """`manage.py import_key --alias S [--backend database] < file`."""
+    """`manage.py import_key --alias S [--backend vault] < file`."""
 
     help = (
         "Reads a private key (64 hex digits, with or without 0x) from standard input and prints its address."
@@ -27,7 +27,9 @@ class Command(BaseCommand):
         parser.add_argument(
             "--alias", required=True, help="the name by which workflows and people call the key"
         )
-        parser.add_argument("--backend", default="database", help="where the key lives (default: database)")
+        parser.add_argument(
+            "--backend", default="database", help="where the key lives: database or vault (default: database)"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:

@@ -40,6 +40,12 @@ def test_production_with_its_own_secrets_starts(production: Any) -> None:
         ("DALP_TEST_DISABLE_FENCE", True, "dalp.E003"),
         ("KEYGUARD_KEK", "too short", "dalp.E004"),
         ("KEYGUARD_KEK", base64.b64encode(b"x" * 31).decode(), "dalp.E004"),
+        ("KEYGUARD_KEK_FALLBACKS", ["ZGV2ZWxvcG1lbnQtb25seS1rZWstMzItYnl0ZXMhISE="], "dalp.E002"),
+        ("KEYGUARD_KEK_FALLBACKS", ["too short"], "dalp.E004"),
+        ("KEYGUARD_KEK_PROVIDER", "magic", "keyguard.E001"),
+        ("KEYGUARD_KEK_PROVIDER", "vault", "keyguard.E002"),
+        ("KEYGUARD_KEK_PROVIDER", "pkcs11", "keyguard.E002"),
+        ("KEYGUARD_VAULT_URL", "http://vault.example:8200", "keyguard.E003"),
     ],
 )
 def test_production_with_a_missing_or_known_secret_does_not_start(
@@ -50,7 +56,18 @@ def test_production_with_a_missing_or_known_secret_does_not_start(
     with pytest.raises(ImproperlyConfigured) as error:
         checks.stop_if_unsafe()
     assert found in str(error.value)
-    assert str(value) not in str(error.value) or value in ("", True)
+    assert str(value) not in str(error.value) or value in ("", True, "vault", "pkcs11")
+
+
+def test_whoever_keeps_the_kek_elsewhere_needs_none_in_the_settings(production: Any) -> None:
+    production.KEYGUARD_KEK = production.DEVELOPMENT_KEK
+    production.KEYGUARD_KEK_PROVIDER = "vault"
+    production.KEYGUARD_VAULT_URL = "https://vault.example:8200"
+    production.KEYGUARD_VAULT_ROLE_ID = production.KEYGUARD_VAULT_SECRET_ID = "x"
+    checks.stop_if_unsafe()
+    # Vault Agent on this machine.
+    production.KEYGUARD_VAULT_URL = "http://127.0.0.1:8100"
+    checks.stop_if_unsafe()
 
 
 def test_development_may_use_the_development_secrets(production: Any) -> None:

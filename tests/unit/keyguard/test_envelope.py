@@ -6,14 +6,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyguard.curve import new_secret
-from keyguard.envelope import Binding, Envelope, opened, seal
+from keyguard.envelope import Binding, Envelope, LocalCipher, opened, seal
 from keyguard.errors import MaterialTamperedError
 
-KEK = AESGCM(b"k" * 32)
-BINDING = Binding(UUID(int=1), 1, "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", UUID(int=2))
+KEK = LocalCipher(b"k" * 32)
+BINDING = Binding("default", UUID(int=1), "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", 1, UUID(int=2))
 
 
 def test_what_was_sealed_opens_and_is_wiped_afterwards() -> None:
@@ -49,6 +48,7 @@ def test_every_seal_uses_its_own_dek_and_nonces() -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        {"tenant": "another"},
         {"key_id": UUID(int=9)},
         {"seq": 2},
         {"address": "0xd8dA6BF26964aF9D7eEd9e03E53415D37aA96045"},

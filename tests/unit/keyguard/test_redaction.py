@@ -15,6 +15,7 @@ from keyguard import scrub_secrets
 SECRET = bytes(range(100, 132))
 HEX = SECRET.hex()
 JWT = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhcGkta2V5In0.c2lnbmF0dXJl"
+VAULT_TOKEN = "hvs.CAESIJlU9JMYEhOPYv4igdhm9PnZDrabYTobQ4Ymnlq1qY"
 PEM = "-----BEGIN EC PRIVATE KEY-----\nMHQCAQEEIA==\n-----END EC PRIVATE KEY-----"
 
 
@@ -84,6 +85,9 @@ def test_what_only_sounds_like_a_credential_stays(value: Any) -> None:
         {"raw": "0x02f8" + HEX * 3},
         PEM,
         f"{PEM[:60]}",
+        f"logged in with {VAULT_TOKEN}",
+        f"s.{VAULT_TOKEN[4:28]}",
+        {"pin": VAULT_TOKEN[4:28], "secret_id": VAULT_TOKEN[4:28], "client_token": VAULT_TOKEN[4:28]},
     ],
 )
 def test_secret_does_not_pass(value: Any) -> None:
@@ -95,6 +99,7 @@ def test_secret_does_not_pass(value: Any) -> None:
         repr(SECRET)[2:-1],
         "MHQCAQEEIA",
         "[1, 2, 3]",
+        VAULT_TOKEN[4:28],
     ):
         assert form not in text
 

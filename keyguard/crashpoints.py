@@ -1,0 +1,33 @@
+"""Named places where a test has the process die. Here they do nothing: the platform says what happens at them.
+
+keyguard can be had without the engine, so the register of crash points is not its own; `dalp` connects the two.
+"""
+
+from collections.abc import Callable
+
+NAMES = {
+    "keyguard.hsm_key_made": "the token has the new key pair, no row tells of it",
+    "keyguard.vault_written": "Vault has the new ciphertext, nothing is committed",
+    "keyguard.kek_noted": "the new KEK has a row, its keeper may not have made it yet",
+    "keyguard.kek_made": "the keeper has made the new KEK, keys are still stored under the old one",
+    "keyguard.kek_activated": "new keys are stored under the new KEK, the others are still under the old one",
+    "keyguard.deks_unwrapped": "a batch of DEKs is unwrapped in memory",
+    "keyguard.deks_wrapped": "the batch is wrapped under the new KEK, nothing is written",
+    "keyguard.deks_inserted": "in the middle of the commit of a batch",
+    "keyguard.deks_committed": "a batch is committed, others are not begun",
+    "keyguard.kek_idle": "no key needs the old KEK any more, its row does not say so",
+    "keyguard.kek_doomed": "the row says that the KEK is destroyed, its keeper still has it",
+}
+
+_reached: list[Callable[[str], None]] = []
+
+
+def connect(reached: Callable[[str], None]) -> None:
+    """Have `reached` be told of every crash point that is passed."""
+    _reached[:] = [reached]
+
+
+def crashpoint(name: str) -> None:
+    """Mark that the place of this name is reached."""
+    for reached in _reached:
+        reached(name)

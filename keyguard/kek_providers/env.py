@@ -1,0 +1,65 @@
+"""KEKs from the settings: KEYGUARD_KEK, and earlier ones in KEYGUARD_KEK_FALLBACKS. Each may come from a file.
+
+Upholds: a KEK is told by its check value alone, so the order of the settings does not matter to what is stored; the
+development KEK, which everybody knows, is none in production.
+"""
+
+import base64
+import binascii
+
+from django.conf import settings
+
+from keyguard.check_values import check_value, same
+from keyguard.envelope import KekCipher, LocalCipher
+from keyguard.errors import KekMalformedError, KekMismatchError, KekMissingError
+from keyguard.kek_providers import Made
+from keyguard.models import Kek
+
+
+class EnvProvider:
+    """The KEK is in this process's memory for as long as it runs."""
+
+    remote = False
+    batch = 500
+
+    def make(self, kek: Kek) -> Made:
+        current = _text()
+        if not current:
+            raise KekMissingError
+        return Made(kcv=check_value(_decoded(current)))
+
+    def open(self, kek: Kek) -> KekCipher:
+        texts = [
+            text for text in (_text(), *getattr(settings, "KEYGUARD_KEK_FALLBACKS", ())) if _allowed(text)
+        ]
+        if not texts:
+            raise KekMissingError
+        for secret in map(_decoded, texts):
+            if same(check_value(secret), kek.kcv):
+                return LocalCipher(secret)
+        raise KekMismatchError
+
+    def destroy(self, kek: Kek) -> str:
+        return "Take it out of KEYGUARD_KEK_FALLBACKS, and out of wherever that is kept."
+
+    def look(self, kek: Kek) -> str:
+        return ""
+
+
+def _text() -> str:
+    text = str(getattr(settings, "KEYGUARD_KEK", "") or "")
+    return text if _allowed(text) else ""
+
+
+def _allowed(text: str) -> bool:
+    return bool(text) and (settings.DEBUG or text != getattr(settings, "DEVELOPMENT_KEK", ""))
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        secret = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise KekMalformedError from None
+    if len(secret) != 32:
+        raise KekMalformedError
+    return secret

@@ -1,0 +1,52 @@
+"""Keys' material in the database: sealed when a key is added, opened for the length of a signature."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID, uuid4
+
+from keyguard import curve
+from keyguard.envelope import Binding, Envelope, opened, seal
+from keyguard.errors import MaterialTamperedError
+from keyguard.kek import active_kek, open_kek
+from keyguard.models import Key, KeyMaterial
+from keyguard.states import Origin
+
+
+def seal_key(alias: str, secret: bytearray, origin: Origin, backend: str) -> tuple[Key, KeyMaterial]:
+    """Return the unsaved rows of a new key and its sealed material. The caller wipes the secret."""
+    kek = active_kek()
+    public = curve.public_key(secret)
+    facts = {"alias": alias, "backend": backend, "origin": origin}
+    key = Key(id=uuid4(), address=curve.address_of(public), public_key=public, **facts)
+    sealed = seal(secret, open_kek(kek), binding_of(key, 1, kek.id))
+    material = KeyMaterial(
+        key=key,
+        seq=1,
+        kek=kek,
+        wrapped_dek=sealed.wrapped_dek,
+        dek_nonce=sealed.dek_nonce,
+        nonce=sealed.nonce,
+        ciphertext=sealed.ciphertext,
+    )
+    return key, material
+
+
+@contextmanager
+def opened_key(key: Key, kept: tuple[bytes, bytes] | None = None) -> Iterator[bytearray]:
+    """Give the private key for the length of the block, then wipe it.
+
+    kept: nonce and ciphertext, where they are kept outside the database. Raises MaterialTamperedError when they do
+    not belong to this key, and KekErrors and BackendErrors, which accuse nobody.
+    """
+    material = KeyMaterial.objects.filter(key=key).select_related("kek").order_by("-seq").first()
+    if material is None:
+        raise MaterialTamperedError
+    nonce, ciphertext = kept or (bytes(material.nonce), bytes(material.ciphertext))
+    envelope = Envelope(bytes(material.wrapped_dek), bytes(material.dek_nonce), nonce, ciphertext)
+    with opened(envelope, open_kek(material.kek), binding_of(key, material.seq, material.kek_id)) as secret:
+        yield secret
+
+
+def binding_of(key: Key, seq: int, kek_id: UUID) -> Binding:
+    """Return what the material of this key is bound to in its row of this number."""
+    return Binding(key.tenant, key.id, key.address, seq, kek_id)
