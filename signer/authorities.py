@@ -10,7 +10,7 @@ transaction that commits the bytes.
 """
 
 from collections.abc import Mapping, Sequence
-from uuid import UUID
+from typing import Any
 
 import structlog
 from django.db.models import F, Q, QuerySet
@@ -27,14 +27,9 @@ log = structlog.get_logger()
 Nonces = Mapping[str, int]  # how many of an address the chain has used, which is its next
 
 
-def is_promised(lane: Lane) -> bool:
-    """Return whether a transaction under way carries an authorisation of this address: no nonces meanwhile."""
-    return _under_way(lane.pk).exists()
-
-
 def promised_nonces(lane: Lane) -> set[int]:
     """Return the nonces that authorisations under way use: no gaps, though no transaction of the lane has them."""
-    return set(_under_way(lane.pk).exclude(nonce=None).values_list("nonce", flat=True))  # type: ignore[arg-type]
+    return set(under_way(lane.pk).exclude(nonce=None).values_list("nonce", flat=True))  # type: ignore[arg-type]
 
 
 def read_nonces(rpc: Rpc, rows: Sequence[Transaction]) -> dict[str, int]:
@@ -78,14 +73,15 @@ def _obstacle(authorization: Authorization, nonce: int | None) -> str:
     in_flight = Q(lane=lane, state__in=IN_FLIGHT)
     if Transaction.objects.filter(in_flight | Q(lane=lane, nonce__gte=nonce)).exists():
         return "the authority has transactions of its own under way"
-    if _under_way(lane).exclude(transaction=authorization.transaction_id).exists():
+    if under_way(lane).exclude(transaction=authorization.transaction_id).exists():
         return "another authorisation of the authority is under way"
     if Lane.objects.filter(pk=lane, next_nonce__lt=nonce).exists():
         return "another program uses the authority's key"
     return ""
 
 
-def _under_way(lane_id: UUID) -> QuerySet[Authorization]:
+def under_way(lane_id: Any) -> QuerySet[Authorization]:
+    """Return the authorisations of this address that transactions under way carry: no nonces are given meanwhile."""
     return Authorization.objects.filter(lane=lane_id, transaction__state__in=IN_FLIGHT)
 
 

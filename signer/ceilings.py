@@ -1,6 +1,9 @@
 """Telling people of a market above a chain's ceiling: once, after a while, until nothing waits for it any more."""
 
+from typing import Any
+
 from django.conf import settings
+from django.db.models import QuerySet
 
 from signer.incidents import close_incident, open_incident
 from signer.models import Incident, Lane, Transaction
@@ -17,9 +20,13 @@ def tell_of_ceiling(lane: Lane, row: Transaction, seconds: float) -> None:
         open_incident(IncidentKind.FEE_CAPPED, str(lane), text, lane=lane)
 
 
+def told(lane: Any) -> "QuerySet[Incident]":
+    """Return what people were told of the lane's ceiling, while it is open."""
+    return Incident.objects.filter(lane=lane, kind=IncidentKind.FEE_CAPPED, closed_at__isnull=True).order_by()
+
+
 def market_is_back(lane: Lane) -> None:
     """Close what was told of the ceiling, when nothing of the lane waits for the market any more."""
-    told = Incident.objects.filter(kind=IncidentKind.FEE_CAPPED, subject=str(lane), closed_at__isnull=True)
     capped = Transaction.objects.filter(lane=lane, sub_state=SubState.FEE_CAPPED, settled_at__isnull=True)
-    if told.exists() and not capped.exists():
+    if not capped.exists():
         close_incident(IncidentKind.FEE_CAPPED, str(lane), "the lane goes on")

@@ -6,6 +6,7 @@ anything. A transaction that cannot be executed, or for which there is no room, 
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -80,7 +81,7 @@ def grant(work: Work, sky: Sky) -> bool:
     """Give nonces to as many waiting transactions as room and funds allow; return whether more may follow."""
     if work.lane.state != LaneState.ACTIVE:
         return hold(work, STANDSTILL[LaneState(work.lane.state)])
-    if authorities.is_promised(work.lane):
+    if work.is_promised:
         return hold(work, SubState.AUTHORIZING)
     room = min(BATCH_SIZE, work.cap() - sky.count)
     if room <= 0:
@@ -350,10 +351,16 @@ def await_approval(ids: Sequence[UUID]) -> None:
         rows.update(state=TransactionState.PENDING_APPROVAL, sub_state="")
 
 
+def expired(lane: Any) -> "QuerySet[Transaction]":
+    """Return what waits and whose time has passed."""
+    return Transaction.objects.filter(
+        lane=lane, state__in=settling.UNBEGUN, valid_until__lte=Now()
+    ).order_by()
+
+
 def expire_waiting(work: Work) -> None:
     """End what waits and whose time has passed: it used no nonce."""
-    late = Transaction.objects.filter(lane=work.lane, state__in=settling.UNBEGUN, valid_until__lte=Now())
-    ids = list(late.values_list("pk", flat=True))
+    ids = list(expired(work.lane).values_list("pk", flat=True))
     if ids:
         error = {"code": "TRANSACTION_EXPIRED", "message": "valid_until passed before it was sent"}
         with transaction.atomic():

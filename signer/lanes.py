@@ -14,9 +14,10 @@ from uuid import UUID
 import structlog
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
 
-from signer import ceilings, flights, foreign, gaps, granting, queue, replacing, sending
+from signer import authorities, ceilings, flights, foreign, gaps, granting, queue, replacing, sending
 from signer.custody.rounds import CustodyDrain
 from signer.errors import ChainMismatchError, RpcError
 from signer.flights import Flight, Sky
@@ -61,7 +62,7 @@ def _drain_once(lane_id: UUID, deadline: float) -> bool:
     """Own the lane and work; return whether something happened that the work did not see."""
     seconds = settings.SIGNER["lease_seconds"]
     with queue.lane_lock(lane_id, seconds) as lock:
-        held = claim(Lane, lane_id, seconds, related=["chain"]) if lock else None
+        held = claim(Lane, lane_id, seconds, reading=_with_what_is_up()) if lock else None
         if lock is None or held is None:
             return False
         try:
@@ -75,6 +76,19 @@ def _drain_once(lane_id: UUID, deadline: float) -> bool:
     return drain.missed_something()
 
 
+def _with_what_is_up() -> "QuerySet[Lane]":
+    """Read a lane with what is seldom the case and must be seen to: one statement says that nothing of it is.
+
+    What is promised later takes the lane from its worker; the rest is found by the next drain.
+    """
+    lane = OuterRef("pk")
+    return Lane.objects.select_related("chain").annotate(
+        has_expired=Exists(granting.expired(lane)),
+        is_promised=Exists(authorities.under_way(lane)),
+        was_told_of_ceiling=Exists(ceilings.told(lane)),
+    )
+
+
 class Drain:
     """One worker's rounds over a lane that it owns."""
 
@@ -85,11 +99,13 @@ class Drain:
 
     def run(self, deadline: float, lock: queue.LaneLock) -> None:
         """Go round until nothing can be done now, or the time is up."""
-        granting.expire_waiting(self.work)
+        if self.work.has_expired:
+            granting.expire_waiting(self.work)
         while (self._round() or sending.finish(self.work)) and time.monotonic() < deadline:
             lock.renew()
         sending.finish(self.work)
-        ceilings.market_is_back(self.lane)
+        if self.work.was_told_of_ceiling:
+            ceilings.market_is_back(self.lane)
 
     def missed_something(self) -> bool:
         """Return whether there is work again. To be asked after the release.

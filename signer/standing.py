@@ -10,9 +10,10 @@ import structlog
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
 
+from signer import ceilings
 from signer.flights import Sky
 from signer.incidents import close_incident, open_incident
-from signer.models import Incident, Lane, Transaction
+from signer.models import Lane, Transaction
 from signer.states import WAITING, IncidentKind, LaneState, TransactionState
 from workflows import Claim, guard
 
@@ -71,10 +72,8 @@ def has_drained(held: Claim[Lane], sky: Sky) -> bool:
 def waiting_lanes(ids: Collection[UUID]) -> list[UUID]:
     """Return those of the lanes in which something waits until less is in flight."""
     waits = Transaction.objects.filter(lane=OuterRef("pk"), state__in=WAITING).order_by()
-    told = Incident.objects.filter(lane=OuterRef("pk"), kind=IncidentKind.FEE_CAPPED, closed_at__isnull=True)
-    lanes = Lane.objects.filter(
-        Exists(waits) | Exists(told.order_by()) | Q(state=LaneState.DRAINING), pk__in=ids
-    )
+    told = ceilings.told(OuterRef("pk"))
+    lanes = Lane.objects.filter(Exists(waits) | Exists(told) | Q(state=LaneState.DRAINING), pk__in=ids)
     return list(lanes.order_by().values_list("pk", flat=True))
 
 

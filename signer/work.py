@@ -44,6 +44,9 @@ class Work:
     rpc: Gateway
     patience: Patience
     limits: Limits
+    has_expired: bool  # something that waits is past its time
+    is_promised: bool  # a nonce of the lane is some authorisation's that is under way
+    was_told_of_ceiling: bool
     full_at: int | None = None  # how many were in flight when there was no room for more
     filled: bool = False  # what was committed last took the last places
     unclear: set[UUID] = field(default_factory=set)  # passed over by this drain; the next one asks again
@@ -52,9 +55,12 @@ class Work:
 
     @classmethod
     def on(cls, held: Claim[Lane]) -> "Work":
+        """Return the work on a lane that was read as `lanes` reads it."""
+        row: Any = held.row
         chain = held.row.chain
         limits = Limits.of(chain.max_in_flight, chain.max_in_flight_adaptive)
-        return cls(held, chain, chains.connect(chain), Patience.of(chain.block_time_ms), limits)
+        seldom = (row.has_expired, row.is_promised, row.was_told_of_ceiling)
+        return cls(held, chain, chains.connect(chain), Patience.of(chain.block_time_ms), limits, *seldom)
 
     @property
     def lane(self) -> Lane:

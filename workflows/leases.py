@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -62,13 +62,13 @@ def claim(
     pk: Any,
     seconds: float,
     where: Q | None = None,
-    related: Sequence[str] = (),
+    reading: "models.QuerySet[L] | None" = None,
     **updates: Any,
 ) -> Claim[L] | None:
     """Take the row over if nobody holds a running lease on it, or return None.
 
-    where: a further condition, checked in the same statement; related: rows to read with it; updates: columns to set
-    with the claim.
+    where: a further condition, checked in the same statement; reading: how to read the row once it is claimed, with
+    what else is to be known of it; updates: columns to set with the claim.
     Keeps: of any number of simultaneous callers exactly one gets the row, and the epoch rises by one.
     """
     free = Q(lease_until__isnull=True) | Q(lease_until__lt=db_now())
@@ -79,7 +79,7 @@ def claim(
     )
     if updated == 0:
         return None
-    found = rows.select_related(*related) if related else rows
+    found = rows if reading is None else reading
     row = found.annotate(claimed_at=db_now()).filter(pk=pk, lease_owner=owner).first()
     if row is None:  # claimed again by another before it was read: a lease shorter than a query
         return None

@@ -26,7 +26,8 @@ class CustodyDrain:
 
     def run(self, deadline: float, lock: queue.LaneLock) -> None:
         """Go round until nothing can be done now, the time is up, or the custody lets itself be waited for."""
-        granting.expire_waiting(self.work)
+        if self.work.has_expired:
+            granting.expire_waiting(self.work)
         self._call_off_expired()
         while self._round() and time.monotonic() < deadline:
             lock.renew()
