@@ -5,7 +5,6 @@ database the rules last read go on. A rule is put only to a node's own words: ne
 words, and never to a lost answer, which is possibly sent whatever it looks like.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -13,6 +12,7 @@ from time import monotonic
 import structlog
 from django.db import DatabaseError
 
+from signer import json_of_others
 from signer.errors import CallRevertedError, RpcNodeError
 from signer.models import ErrorRule
 from signer.patterns import Pattern, PatternError
@@ -119,7 +119,7 @@ def read_pasted(text: str, rules: Sequence[Rule]) -> Reading:
 
 def _as_error(text: str) -> RpcNodeError:
     try:
-        value = json.loads(text)
+        value = json_of_others.parse(text)
     except ValueError:
         value = None
     if isinstance(value, list) and value:

@@ -5,13 +5,13 @@ code ignored, and the first rule that fits wins; the operators' own rules (`erro
 text that no rule knows is AMBIGUOUS: possibly sent.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+from signer import json_of_others
 from signer.errors import (
     CallRevertedError,
     ChainMismatchError,
@@ -228,7 +228,7 @@ def _json_object(text: str) -> dict[str, Any] | None:
     if start < 0:
         return None
     try:
-        value = json.loads(text[start:])
+        value = json_of_others.parse(text[start:])
     except ValueError:
         return None
     return value if _holds_message(value) else None

@@ -13,6 +13,7 @@ import structlog
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
+from signer import json_of_others
 from signer.errors import ChainMismatchError, RpcTransportError
 from signer.rpc.answers import quantity
 
@@ -84,7 +85,7 @@ class Source:
             heard_at = time.monotonic()
             while self._is_wanted() and time.monotonic() - heard_at < SILENT_SECONDS:
                 try:
-                    message = json.loads(socket.recv(timeout=LOOK_SECONDS))
+                    message = json_of_others.parse(socket.recv(timeout=LOOK_SECONDS))
                 except TimeoutError:
                     continue
                 if not isinstance(message, dict) or "error" in message:
@@ -118,7 +119,7 @@ def check_source(url: str, chain_id: int) -> None:
     try:
         with _connect(url) as socket:
             socket.send(_request("eth_chainId", []))
-            answer = json.loads(socket.recv(timeout=OPEN_SECONDS))
+            answer = json_of_others.parse(socket.recv(timeout=OPEN_SECONDS))
     except (WebSocketException, OSError, EOFError, ValueError) as error:
         raise RpcTransportError(f"{host}: {type(error).__name__}") from None
     found = quantity(answer.get("result") if isinstance(answer, dict) else None)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
+from signer import json_of_others
 from signer.errors import RpcError, RpcNodeError, RpcRejectedError, RpcTooLargeError, RpcTransportError
 from signer.retry_after import asked_seconds
 from signer.rpc import answers as bodies
@@ -74,7 +75,7 @@ class Node(Rpc):
                 posted = self._provider.post(body, (min(CONNECT_SECONDS, seconds), seconds))
             if posted.status >= 300:
                 return self._http_error(posted)
-            return json.loads(posted.body)
+            return json_of_others.parse(posted.body)
         except requests.RequestException as error:
             # The exception's own text holds the URL.
             raise RpcTransportError(f"{self.host}: {type(error).__name__}") from None
@@ -91,7 +92,7 @@ class Node(Rpc):
         if posted.status == 413:
             raise RpcTooLargeError(text)
         try:
-            body = json.loads(posted.body)
+            body = json_of_others.parse(posted.body)
         except ValueError:
             body = None
         # A gateway's 5xx says nothing about what the node did, whatever its body looks like.

@@ -105,7 +105,11 @@ def test_one_error_for_a_whole_batch_is_every_calls_error() -> None:
 
 
 @pytest.mark.case("S51")
-@pytest.mark.parametrize("body", [b"<html>Bad gateway</html>", b"", b"\xff\xfe", b"[1, 2"])
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>Bad gateway</html>", b"", b"\xff\xfe", b"[1, 2", b"[" * 500_000],
+    ids=["html", "empty", "no text", "cut off", "nested so deeply that it would end the process"],
+)
 def test_body_that_is_not_json_is_possibly_sent(node: LyingNode, body: bytes) -> None:
     node.garble = body
     [answer] = Node(node.url).batch([(SEND, ["0x00"])])
