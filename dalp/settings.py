@@ -286,6 +286,9 @@ KEYGUARD = knobs("KEYGUARD", approval_seconds=3600, approved_seconds=86_400)
 # Whose members must approve a change of policy, and how many of them; without a group nobody is asked.
 KEYGUARD_POLICY_GROUP = env.str("KEYGUARD_POLICY_GROUP", default="")
 KEYGUARD_POLICY_APPROVALS = env.int("KEYGUARD_POLICY_APPROVALS", default=1)
+# ... and the same of what lets a key sign again, or longer.
+KEYGUARD_OPERATIONS_GROUP = env.str("KEYGUARD_OPERATIONS_GROUP", default="")
+KEYGUARD_OPERATIONS_APPROVALS = env.int("KEYGUARD_OPERATIONS_APPROVALS", default=1)
 # Custodies: each is off until one of its secrets is set; then keyguard's checks want the rest. docs/deploy has a page each.
 FIREBLOCKS_API_KEY = env.str("FIREBLOCKS_API_KEY", default="")
 FIREBLOCKS_SECRET_KEY = env.str("FIREBLOCKS_SECRET_KEY", default="", multiline=True)

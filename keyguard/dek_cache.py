@@ -18,7 +18,13 @@ from keyguard.envelope import WrappedDek
 
 _lock = threading.Lock()
 _entries: "OrderedDict[bytes, tuple[float, bytearray]]" = OrderedDict()
-_timer: threading.Timer | None = None
+
+
+class _Timer(threading.Timer):
+    due = 0.0
+
+
+_timer: _Timer | None = None
 
 
 def get(wrapped: WrappedDek, bound: bytes) -> bytearray | None:
@@ -69,8 +75,13 @@ def _drop_old() -> None:
 def _wake_in(seconds: float) -> None:
     """See to it that the last entry goes although nobody asks any more."""
     global _timer  # noqa: PLW0603 - one timer for the one cache
+    due = time.monotonic() + seconds
+    if _timer is not None and _timer.due > due:
+        _timer.cancel()
+        _timer = None
     if _timer is None:
-        _timer = threading.Timer(seconds, _wake)
+        _timer = _Timer(seconds, _wake)
+        _timer.due = due
         _timer.daemon = True
         _timer.start()
 

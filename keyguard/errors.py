@@ -112,10 +112,60 @@ class ImportRefusedError(KeyguardError):
 class KeyNotActiveError(KeyguardError):
     """The key is suspended."""
 
+    code = "KEYGUARD_KEY_NOT_ACTIVE"
+    cause = "The key may not sign now."
+    remedy = "The key's page says why, and since when."
+    disposition = Disposition.PARK
+
+
+class KeySuspendedError(KeyNotActiveError):
+    """The key was taken out of service, until somebody has found out."""
+
     code = "KEYGUARD_KEY_SUSPENDED"
     cause = "The key is suspended and signs nothing."
     remedy = "Find out why it was suspended (the key's page and the log say so) before anything else."
-    disposition = Disposition.PARK
+
+
+class KeyRetiredError(KeyNotActiveError):
+    """Another key has taken over."""
+
+    code = "KEYGUARD_KEY_RETIRED"
+    cause = "The key is retired and signs nothing any more."
+    remedy = "Use the key that has taken over."
+    disposition = Disposition.FAIL
+
+
+class KeyCompromisedError(KeyNotActiveError):
+    """Somebody else may have the key."""
+
+    code = "KEYGUARD_KEY_COMPROMISED"
+    cause = "The key is marked as compromised and never signs again."
+    remedy = "Hand what its address holds over to another key, if that has not been done."
+    disposition = Disposition.FAIL
+
+
+class KeyNotYetValidError(KeyNotActiveError):
+    """The key's time has not come."""
+
+    code = "KEYGUARD_KEY_NOT_YET_VALID"
+    cause = "The key signs from a later day on."
+    remedy = "Wait for it, or have the key's validity changed."
+
+
+class KeyExpiredError(KeyNotActiveError):
+    """The key's time is over."""
+
+    code = "KEYGUARD_KEY_EXPIRED"
+    cause = "The key's time is over, and it signs nothing."
+    remedy = "Have its validity extended, or hand its roles over to a new key."
+
+
+class KeyActInvalidError(KeyguardError):
+    """This cannot be done to the key now."""
+
+    code = "KEYGUARD_KEY_ACT_INVALID"
+    cause = "This cannot be done to the key now."
+    remedy = "The message says why; nothing was changed."
 
 
 class ApprovalPendingError(KeyguardError):

@@ -30,15 +30,15 @@ from keyguard.errors import (
     FloorError,
     IdempotencyConflictError,
     KeyguardError,
-    KeyNotActiveError,
     KeyNotFoundError,
 )
 from keyguard.floor import checked_address, checked_idempotency_key, decode_call
+from keyguard.keys import require_may_sign
 from keyguard.models import HandOver, Key
 from keyguard.policies.deciding import Asked, UndecidedError, ask_people, decide
 from keyguard.policies.facts import facts_of_content
 from keyguard.redaction import scrub
-from keyguard.states import HANDED_BACK, UNDER_WAY, CustodyState, HandOverState, KeyState, Origin
+from keyguard.states import HANDED_BACK, UNDER_WAY, CustodyState, HandOverState, Origin
 
 log = structlog.get_logger("keyguard")
 
@@ -155,8 +155,7 @@ def _key(address: str) -> Key:
 
 
 def _require_active(key: Key) -> None:
-    if not Key.objects.filter(pk=key.pk, state=KeyState.ACTIVE).exists():
-        raise KeyNotActiveError(f"the key of {key.address} is suspended; nothing is handed over for it")
+    require_may_sign([key])
 
 
 def _record_refusal(request: HandOverRequest, key: Key, error: KeyguardError) -> None:

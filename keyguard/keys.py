@@ -6,7 +6,8 @@ from uuid import UUID
 
 import structlog
 from django.db import IntegrityError, transaction
-from django.db.models import Q
+from django.db.models import F, Q
+from django.db.models.functions import Now
 
 from keyguard import curve
 from keyguard.backends import backend_of
@@ -15,8 +16,14 @@ from keyguard.errors import (
     AddressInvalidError,
     AliasInvalidError,
     AliasTakenError,
+    KeyCompromisedError,
     KeyExistsError,
+    KeyExpiredError,
+    KeyNotActiveError,
     KeyNotFoundError,
+    KeyNotYetValidError,
+    KeyRetiredError,
+    KeySuspendedError,
     SecretInvalidError,
 )
 from keyguard.floor import checked_address
@@ -113,6 +120,27 @@ def suspend_key(key_id: UUID, reason: str) -> bool:
     if suspended:
         log.error("key_suspended", key=str(key_id), reason=reason)
     return bool(suspended)
+
+
+def require_may_sign(keys: Collection[Key]) -> None:
+    """Raise the KeyNotActiveError of the first of these keys that may not sign now, as its row stands now."""
+    found = Key.objects.filter(pk__in=[key.pk for key in keys]).annotate(now=Now())
+    states = found.filter(~Q(state=KeyState.ACTIVE) | Q(not_before__gt=F("now")) | Q(not_after__lte=F("now")))
+    for key in states:
+        if key.state in NOT_ACTIVE:
+            error, words = NOT_ACTIVE[KeyState(key.state)], f"is {key.get_state_display().lower()}"
+        elif key.not_after and key.not_after <= key.now:
+            error, words = KeyExpiredError, f"signed until {key.not_after:%Y-%m-%d %H:%M} UTC"
+        else:
+            error, words = KeyNotYetValidError, f"signs from {key.not_before:%Y-%m-%d %H:%M} UTC on"
+        raise error(f"the key of {key.address} {words}, and signs nothing now")
+
+
+NOT_ACTIVE: dict[KeyState, type[KeyNotActiveError]] = {
+    KeyState.SUSPENDED: KeySuspendedError,
+    KeyState.RETIRED: KeyRetiredError,
+    KeyState.COMPROMISED: KeyCompromisedError,
+}
 
 
 def _add(alias: str, store: Callable[[], Key]) -> Key:

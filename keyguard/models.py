@@ -10,11 +10,12 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 
 from keyguard.errors import FloorError
 from keyguard.fields import Uint256Field
 from keyguard.floor import checked_address
-from keyguard.states import HandOverState, KekState, KeyState, Origin, RecordKind, RecordState
+from keyguard.states import HandOverState, KekState, KeyState, KeyVerb, Origin, RecordKind, RecordState
 
 DEFAULT_TENANT = "default"
 
@@ -68,8 +69,10 @@ class Key(models.Model):
         max_length=100, blank=True
     )  # what a custody calls it; CKA_ID; a path in Vault
     origin = models.CharField(max_length=10, choices=Origin)
-    state = models.CharField(max_length=10, choices=KeyState, default=KeyState.ACTIVE)
-    state_reason = models.CharField(max_length=64, blank=True)  # an error's code
+    state = models.CharField(max_length=12, choices=KeyState, default=KeyState.ACTIVE)
+    state_reason = models.CharField(max_length=64, blank=True)  # an error's code, or a person's words
+    not_before = models.DateTimeField(null=True, blank=True)
+    not_after = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -82,6 +85,25 @@ class Key(models.Model):
 
     def __str__(self) -> str:
         return f"{self.alias} ({self.address})"
+
+
+class KeyAct(models.Model):
+    """What a person did to a key. Never changed."""
+
+    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="acts")
+    verb = models.CharField(max_length=12, choices=KeyVerb)
+    actor = models.CharField(max_length=150)  # with whoever gave the last approval
+    reason = models.CharField(max_length=500)
+    details = models.JSONField(default=dict)
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["-at"]
+        verbose_name = "act on a key"
+        verbose_name_plural = "acts on keys"
+
+    def __str__(self) -> str:
+        return f"{self.verb} by {self.actor}"
 
 
 class KeyMaterial(models.Model):

@@ -47,12 +47,11 @@ from keyguard.jobs import (
     TypedDataRequest,
     prepare,
 )
-from keyguard.keys import suspend_key
+from keyguard.keys import require_may_sign, suspend_key
 from keyguard.models import Key, SigningRecord
 from keyguard.policies.deciding import Asked, UndecidedError, ask_people, decide
 from keyguard.policies.facts import facts_of
 from keyguard.records import Answer, conclude, refused_job, refused_request, reserve
-from keyguard.states import KeyState
 
 log = structlog.get_logger("keyguard")
 
@@ -191,10 +190,11 @@ def _jobs(requests: Iterable[Request]) -> list[Job]:
 
 def _require_active(jobs: Sequence[Job]) -> None:
     keys = {job.key.pk: job.key for job in jobs}
-    for pk in Key.objects.filter(pk__in=keys).exclude(state=KeyState.ACTIVE).values_list("pk", flat=True):
-        error = KeyNotActiveError(f"the key of {keys[pk].address} is suspended and signs nothing")
+    try:
+        require_may_sign(keys.values())
+    except KeyNotActiveError as error:
         # No record: a loop that keeps asking would fill the table.
-        raise _RefusedError(error, keys[pk], [])
+        raise _RefusedError(error, jobs[0].key, []) from None
 
 
 def _load_keys(addresses: set[str]) -> dict[str, Key]:

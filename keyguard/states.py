@@ -8,6 +8,18 @@ class KeyState(TextChoices):
 
     ACTIVE = "ACTIVE"
     SUSPENDED = "SUSPENDED"
+    RETIRED = "RETIRED"
+    COMPROMISED = "COMPROMISED"
+
+
+class KeyVerb(TextChoices):
+    """What people do to keys."""
+
+    SUSPEND = "SUSPEND", "suspend"
+    REACTIVATE = "REACTIVATE", "give back to work"
+    RETIRE = "RETIRE", "retire"
+    COMPROMISED = "COMPROMISED", "mark as compromised"
+    VALIDITY = "VALIDITY", "set from when until when it signs"
 
 
 class Origin(TextChoices):
@@ -73,8 +85,11 @@ UNDER_WAY = (HandOverState.AWAITING_APPROVAL, HandOverState.WORKING, HandOverSta
 HANDED_BACK = (HandOverState.REFUSED, HandOverState.FAILED)
 
 KEY_TRANSITIONS: dict[str, set[str]] = {
-    KeyState.ACTIVE: {KeyState.SUSPENDED},  # its material was tampered with, or its backend signed falsely
-    KeyState.SUSPENDED: set(),  # back only after an investigation, for which there is no button
+    # SUSPENDED: its material was tampered with, its backend signed falsely, or a person says so, as for the others.
+    KeyState.ACTIVE: {KeyState.SUSPENDED, KeyState.RETIRED, KeyState.COMPROMISED},
+    KeyState.SUSPENDED: {KeyState.ACTIVE, KeyState.RETIRED, KeyState.COMPROMISED},  # after an investigation
+    KeyState.RETIRED: {KeyState.COMPROMISED},  # another key has taken over
+    KeyState.COMPROMISED: set(),  # somebody else may have it
 }
 
 KEK_TRANSITIONS: dict[str, set[str]] = {
@@ -105,6 +120,7 @@ class QuestionKind(TextChoices):
 
     SIGNATURE = "SIGNATURE", "signature"
     POLICY = "POLICY", "change of policy"
+    KEY = "KEY", "operation on a key"
 
 
 class QuestionState(TextChoices):

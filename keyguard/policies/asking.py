@@ -5,6 +5,7 @@ whoever gave it may give it, and until its time is up. What was signed once unde
 nonce or fee: that is the same request.
 """
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -122,6 +123,11 @@ def vote(
             _move(question, QuestionState.GRANTED, expires_at=Now() + valid)
     log.info("approval_vote", question=str(question.pk), person=person.get_username(), approves=approves)
     return question
+
+
+def hash_of(content: str) -> str:
+    """Return what an answer is bound to."""
+    return f"0x{hashlib.sha256(content.encode()).hexdigest()}"
 
 
 def _require_may_vote(question: Question | None, person: AbstractBaseUser, content_hash: str) -> None:

@@ -3,7 +3,6 @@
 Upholds: whatever is decided is decided on the policy that is in force when the signature is made, approved or not.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,7 +32,7 @@ class Asked:
         facts = self.facts
         parts: list[object] = [facts.what, self.key.pk, facts.chain, facts.to, facts.value, facts.data.hex()]
         parts += [facts.primary_type, repr(facts.domain), repr(facts.message)]
-        return f"0x{hashlib.sha256('|'.join(map(str, parts)).encode()).hexdigest()}"
+        return asking.hash_of("|".join(map(str, parts)))
 
 
 class UndecidedError(Exception):

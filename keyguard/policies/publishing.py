@@ -6,7 +6,7 @@ else; whoever wrote it is not one of them.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,15 +106,15 @@ def propose(policy: Policy, actor: str) -> Question | None:
 def vote(
     question: Question, person: AbstractBaseUser, approves: bool, content_hash: str, reason: str = ""
 ) -> Question:
-    """Answer a question; the last yes that a version needs puts it in force in the same commit. Raises VoteInvalidError."""
+    """Answer a question; what the last yes permits is done in the same commit, but for signatures. Raises VoteInvalidError."""
     with transaction.atomic():
         if question.kind == QuestionKind.POLICY and question.policy.author == person.get_username():
             raise VoteInvalidError("whoever wrote a policy does not approve it")
         answered = asking.vote(question.pk, person, approves, content_hash, reason)
-        if answered.kind == QuestionKind.POLICY and answered.state == QuestionState.GRANTED:
+        if answered.kind in EXECUTORS and answered.state == QuestionState.GRANTED:
             needs = [Need(need["rule"], need["approvals"], need["group"]) for need in answered.needs]
             asking.is_granted(answered.subject, answered.content_hash, needs)
-            activate(answered.policy, person.get_username())
+            EXECUTORS[answered.kind](answered, person.get_username())
     return answered
 
 
@@ -135,3 +135,9 @@ def activate(policy: Policy, actor: str) -> None:
 
 def _subject(policy: Policy) -> str:
     return f"policy {policy.number}"
+
+
+# What is done once people have said yes. A signature is made by whoever asks for it again.
+EXECUTORS: dict[str, Callable[[Question, str], None]] = {
+    QuestionKind.POLICY: lambda question, actor: activate(question.policy, actor)
+}
