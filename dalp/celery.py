@@ -96,6 +96,15 @@ def stop_unsafe_process(**_: Any) -> None:
         sys.exit(str(error))  # signals swallow ordinary exceptions
 
 
+@signals.worker_process_init.connect
+@signals.worker_init.connect
+def keep_memory_to_itself(**_: Any) -> None:
+    """Leave no core dump of a process that signs, and let no other process read its memory."""
+    from keyguard import hardening
+
+    hardening.harden()
+
+
 @signals.worker_shutting_down.connect
 def take_up_nothing_more(**_: Any) -> None:
     """Let the runs go at their next step: other workers have them at once, instead of after their leases."""

@@ -7,7 +7,7 @@ from django.db.models import Count, Min
 from django.utils import timezone
 
 from dalp.diagnosis import Finding, first_line
-from keyguard import health, scrub_secrets
+from keyguard import health, lifecycle, scrub_secrets
 from keyguard.health import HealthState
 from keyguard.models import Key
 from keyguard.states import KeyState
@@ -114,10 +114,19 @@ def check_money() -> list[Finding]:
 
 
 def check_keys() -> list[Finding]:
-    """Look how each backend and each key encryption key stands, and for suspended keys."""
+    """Look how each backend and each key encryption key stands, for suspended keys, and for those that end soon."""
     found = [
         Finding(f"keys: {one.name}", one.state == HealthState.OK, str(scrub_secrets(one.words)), one.remedy)
         for one in health.check_all()
+    ]
+    found += [
+        Finding(
+            f"key {key.alias}",
+            False,
+            f"signs until {key.not_after:%Y-%m-%d %H:%M} UTC",
+            "Extend it (manage.py change_key ALIAS validity), or hand its roles over to a new key.",
+        )
+        for key in lifecycle.expiring()
     ]
     suspended = Key.objects.filter(state=KeyState.SUSPENDED).order_by("alias")
     if suspended:

@@ -9,6 +9,7 @@ Does not keep anything: the DEK and the secret live in buffers that are wiped be
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from os import urandom
 from typing import Protocol
 from uuid import UUID
@@ -127,3 +128,13 @@ def _decrypt(cipher: AESGCM, nonce: bytes, ciphertext: bytes, bound: bytes, into
         cipher.decrypt_into(nonce, ciphertext, bound, into)
     except (InvalidTag, ValueError):  # ValueError: a nonce or a ciphertext of another length
         raise MaterialTamperedError from None
+    finally:
+        # The cipher's code leaves the last block on the stack. One more of the same size, of nothing, takes its place.
+        nothing, sealed = _nothing()
+        nothing.decrypt_into(bytes(NONCE_BYTES), sealed, None, bytearray(SECRET_BYTES))
+
+
+@lru_cache(maxsize=1)
+def _nothing() -> tuple[AESGCM, bytes]:
+    cipher = AESGCM(bytes(DEK_BYTES))
+    return cipher, cipher.encrypt(bytes(NONCE_BYTES), bytes(SECRET_BYTES), None)

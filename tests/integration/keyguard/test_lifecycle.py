@@ -9,6 +9,7 @@ from django.core.management import CommandError, call_command
 from django.db import DatabaseError, transaction
 from django.utils import timezone
 
+from dalp.chain_diagnosis import check_keys
 from keyguard import create_key, lifecycle, sign_transactions
 from keyguard.errors import KeyActInvalidError, KeyNotActiveError, VoteInvalidError
 from keyguard.models import Key, KeyAct
@@ -150,3 +151,10 @@ def test_keys_whose_time_is_up_soon_are_listed(key: Key) -> None:
     assert lifecycle.expiring() == []
     lifecycle.act(key, KeyVerb.VALIDITY, "ann", "x", not_after=timezone.now() + 29 * DAY)
     assert lifecycle.expiring() == [key]
+
+
+def test_doctor_names_keys_whose_time_is_up_soon(key: Key) -> None:
+    lifecycle.act(key, KeyVerb.VALIDITY, "ann", "x", not_after=timezone.now() + DAY)
+    [finding] = [one for one in check_keys() if one.name == "key treasury"]
+    assert not finding.ok
+    assert "change_key" in finding.remedy
