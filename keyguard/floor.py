@@ -76,6 +76,7 @@ def decode_transaction(fields: Mapping[str, Any], key_address: str) -> UnsignedT
     there; type must be there for types 1, 3 and 4. Numbers are ints. Nothing else is accepted.
     key_address: the checksummed address of the key that is to sign.
     """
+    _require_fields(fields, "transaction")
     kind = _type(fields)
     for name in fields:
         if name not in _FIELDS[kind]:
@@ -99,11 +100,17 @@ def decode_transaction(fields: Mapping[str, Any], key_address: str) -> UnsignedT
     return transaction
 
 
+def _require_fields(given: object, name: str) -> None:
+    if not isinstance(given, Mapping):
+        raise FieldInvalidError(name, "must be a mapping of fields")
+
+
 def decode_call(fields: Mapping[str, Any], key_address: str) -> Call:
     """Return the call that a custody is to execute with its own nonce and fee, or raise a FloorError.
 
     fields: chainId, from (must be the key's), to, value, data; gas and maxFeePerGas are hints. Nothing else is accepted.
     """
+    _require_fields(fields, "call")
     for name in fields:
         if name not in _CALL_FIELDS:
             raise FieldUnknownError(str(name)[:64])
