@@ -77,6 +77,7 @@ EVERYTHING: Sequence[dict[str, Any]] = (
 )
 
 
+@pytest.mark.case("K40")
 def test_nothing_is_allowed_that_no_rule_allows() -> None:
     assert verdict(facts(value=1)) == Verdict(False, "", NOT_ALLOWED)
     assert not verdict(facts(value=1), CALLS).allowed
@@ -118,6 +119,7 @@ def test_what_hands_out_a_right_is_not_taken_for_an_ordinary_call(asked: Facts, 
     assert not verdict(asked, *rules).allowed
 
 
+@pytest.mark.case("K40")
 def test_one_rule_that_denies_is_enough_wherever_it_stands() -> None:
     asked = facts(value=5)
     for order in itertools.permutations([allow(what=["payment"]), deny(value={"at_least": 5})]):
@@ -171,12 +173,57 @@ def test_arguments_are_read_from_the_data_itself() -> None:
     assert not verdict(call("burn(address,uint256)", OTHER, 1), rule).allowed
 
 
+@pytest.mark.case("K42")
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(
+            keccak(b"multicall(bytes[])")[:4] + encode(["bytes[]"], [[b"\xa9\x05\x9c\xbb"]]), id="multicall"
+        ),
+        pytest.param(keccak(b"execute(address,uint256,bytes)")[:4] + bytes(96), id="proxy"),
+        pytest.param(keccak(b"transfer(address,uint256)")[:3], id="three bytes"),
+        pytest.param(
+            keccak(b"approve(address,uint256)")[:4] + encode(["address", "uint256"], [OTHER, 1]), id="approve"
+        ),
+    ],
+)
+def test_what_wraps_or_resembles_an_allowed_call_is_not_that_call(data: bytes) -> None:
+    rules = (allow(what=["call"], function=[TRANSFER], to=[TOKEN]), allow(what=["payment"]))
+    assert not verdict(facts(data=data), *rules).allowed
+    assert not verdict(facts(to="0x", data=data), *rules).allowed
+    assert not verdict(call("transfer(address,uint256)", OTHER, 1, to=OTHER), *rules).allowed
+    assert verdict(call("transfer(address,uint256)", OTHER, 1), *rules).allowed
+
+
+@pytest.mark.case("K43")
+def test_largest_amount_is_an_amount() -> None:
+    rule = allow(what=["call"], function=[TRANSFER], arguments={"amount": {"at_most": 2**256 - 2}})
+    assert verdict(call("transfer(address,uint256)", OTHER, 2**256 - 2), rule).allowed
+    assert not verdict(call("transfer(address,uint256)", OTHER, 2**256 - 1), rule).allowed
+
+
+@pytest.mark.case("K43")
+def test_texts_whose_place_in_the_data_is_not_the_usual_one_are_not_read() -> None:
+    note = "note(string text)"
+    usual = encode(["string"], ["hello"])
+    moved = (64).to_bytes(32) + bytes(32) + usual[32:]
+    selector = keccak(b"note(string)")[:4]
+    rule = allow(what=["call"], function=[note], arguments={"text": {"is": "hello"}})
+    assert verdict(facts(data=selector + usual), rule).allowed
+    assert not verdict(facts(data=selector + moved), rule).allowed
+    assert not verdict(
+        facts(data=selector + moved), CALLS, deny(function=[note], arguments={"text": {"is": "x"}})
+    ).allowed
+
+
+@pytest.mark.case("K42", "K43")
 def test_data_that_cannot_be_read_is_never_allowed_by_a_rule_about_it_and_always_meant_by_one_that_denies() -> (
     None
 ):
     selector = keccak(b"transfer(address,uint256)")[:4]
     about = {"function": [TRANSFER], "arguments": {"amount": {"at_least": 100}}}
-    for body in (b"", b"\x01" * 31, encode(["address", "uint256"], [OTHER, 1]) + b"\x00", b"\xff" * 64):
+    whole = encode(["address", "uint256"], [OTHER, 1])
+    for body in (b"", b"\x01" * 31, whole + b"\x00", b"\xff" * 64, b"\x01" + whole[1:]):
         asked = facts(data=selector + body)
         assert not verdict(asked, allow(what=["call"], **about)).allowed
         assert verdict(asked, CALLS).allowed
@@ -307,7 +354,6 @@ def some_rules(draw: Any) -> list[dict[str, Any]]:
     return rules
 
 
-@pytest.mark.case("K19")
 @settings(max_examples=300, deadline=None)
 @given(some_rules(), CONDITIONS, st.integers(0, 4), st.integers(1, 4), st.data())
 def test_adding_a_rule_that_does_not_allow_never_permits_more(
