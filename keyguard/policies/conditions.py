@@ -132,9 +132,20 @@ def about_arguments(when: Mapping[str, Any], path: str) -> tuple[Condition, ...]
             if name not in signature.names:
                 raise PolicyInvalidError(f"{path}.arguments.{name}", f"{signature.text} has no such argument")
 
+    each = tuple(wanted.items())
+
     def condition(facts: Facts) -> Answer:
         given = arguments(known, facts)
-        return None if given is None else all_of(holds(given[name]) for name, holds in wanted.items())
+        if given is None:
+            return None
+        answer: Answer = True
+        for name, holds in each:
+            said = holds(given[name])
+            if said is False:
+                return False
+            if said is None:
+                answer = None
+        return answer
 
     return (condition,)
 

@@ -77,9 +77,10 @@ class Facts:
     # The arguments of the call by the function's text: several rules may ask for them.
     read: dict[str, dict[str, Any] | None] = field(default_factory=dict, repr=False, compare=False)
 
-    @property
-    def selector(self) -> bytes:
-        return self.data[:4]
+    selector: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "selector", self.data[:4])
 
 
 def facts_of(job: Job, at: datetime) -> Facts:

@@ -1,7 +1,7 @@
 """Functions of contracts as a policy names them, and the arguments of a call. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ _PARAMETER = re.compile(
     r"((?:\[\d*\])*)(?:\s+([A-Za-z_]\w*))?",
     re.ASCII,
 )
+_WORD = re.compile(r"(address|bool|bytes(?=[1-9])|u?int)(\d*)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Signature:
     selector: bytes
     types: tuple[str, ...]
     names: tuple[str, ...]
+    words: "tuple[Word, ...] | None"  # how to read each argument, where all of them have a word of 32 bytes
 
     @classmethod
     def of(cls, text: str, path: str) -> "Signature":
@@ -46,10 +48,16 @@ class Signature:
         if len(set(names)) != len(names):
             raise PolicyInvalidError(path, f"{text[:80]!r} has two arguments of one name")
         canonical = f"{match[1]}({','.join(types)})"
-        return cls(text, keccak(canonical.encode())[:4], types, names)
+        words = [word_of(type_) for type_ in types]
+        known = tuple(word for word in words if word is not None)
+        return cls(
+            text, keccak(canonical.encode())[:4], types, names, known if len(known) == len(words) else None
+        )
 
     def decode(self, data: bytes) -> dict[str, Any] | None:
         """Return the arguments by name, None when the data is not exactly those."""
+        if self.words is not None:
+            return self._of_words(self.words, data)
         try:
             values = decode(self.types, data[4:])
             # A contract's decoder may be more patient than this one, and read something else.
@@ -58,6 +66,40 @@ class Signature:
         except (ABITypeError, DecodingError, EncodingError, ValueError, OverflowError):
             return None
         return dict(zip(self.names, values, strict=True))
+
+    def _of_words(self, words: "tuple[Word, ...]", data: bytes) -> dict[str, Any] | None:
+        if len(data) != 4 + 32 * len(words):
+            return None
+        values = {
+            name: read(data[4 + 32 * place : 36 + 32 * place])
+            for place, (name, read) in enumerate(zip(self.names, words, strict=True))
+        }
+        return None if None in values.values() else values
+
+
+Word = Callable[[bytes], Any]
+
+
+def word_of(type_: str) -> Word | None:
+    """Return what reads a word of this type, and gives None for one that no encoder makes; None: it has no one word."""
+    match = _WORD.fullmatch(type_)
+    if match is None:
+        return None
+    kind, size = match[1], int(match[2] or 0)
+    if kind == "address":
+        return lambda word: f"0x{word[12:].hex()}" if not any(word[:12]) else None
+    if kind == "bool":
+        return lambda word: {0: False, 1: True}.get(int.from_bytes(word))
+    if kind == "bytes":
+        return lambda word: word[:size] if not any(word[size:]) else None
+    signed, half = kind == "int", 1 << (size - 1)
+    least, most = (-half, half - 1) if signed else (0, 2 * half - 1)
+
+    def number(word: bytes) -> int | None:
+        value = int.from_bytes(word, signed=signed)
+        return value if least <= value <= most else None
+
+    return number
 
 
 def _full(type_: str) -> str:
@@ -78,6 +120,10 @@ def arguments(known: Mapping[bytes, Signature], facts: Facts) -> dict[str, Any] 
     signature = known.get(facts.selector)
     if signature is None:
         return None
-    if signature.text not in facts.read:
-        facts.read[signature.text] = signature.decode(facts.data)
-    return facts.read[signature.text]
+    found: dict[str, Any] | None = facts.read.get(signature.text, _UNREAD)
+    if found is _UNREAD:
+        found = facts.read[signature.text] = signature.decode(facts.data)
+    return found
+
+
+_UNREAD: Any = object()

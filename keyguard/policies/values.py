@@ -18,22 +18,32 @@ def predicate(given: object, path: str) -> Callable[[Any], Answer]:
     fields = mapping(given, path, optional=("is", "in", "not_in", "at_least", "at_most"))
     if not fields:
         raise PolicyInvalidError(path, "needs one or more of is, in, not_in, at_least, at_most")
-    wanted = [plain(fields["is"])] if "is" in fields else []
-    inside = listed(fields["in"], f"{path}.in") if "in" in fields else None
-    outside = listed(fields["not_in"], f"{path}.not_in") if "not_in" in fields else None
-    least = number(fields["at_least"], f"{path}.at_least") if "at_least" in fields else None
-    most = number(fields["at_most"], f"{path}.at_most") if "at_most" in fields else None
+    conditions = []
+    if "is" in fields:
+        conditions.append(_among(frozenset([plain(fields["is"])])))
+    if "in" in fields:
+        conditions.append(_among(listed(fields["in"], f"{path}.in")))
+    if "not_in" in fields:
+        conditions.append(_not_among(listed(fields["not_in"], f"{path}.not_in")))
+    if "at_least" in fields or "at_most" in fields:
+        least = number(fields["at_least"], f"{path}.at_least") if "at_least" in fields else None
+        most = number(fields["at_most"], f"{path}.at_most") if "at_most" in fields else None
+        conditions.append(_between(least, most))
+    if len(conditions) == 1:
+        return conditions[0]
+    return lambda value: all_of(condition(value) for condition in conditions)
 
+
+def _among(values: frozenset[Any]) -> Callable[[Any], Answer]:
+    return lambda value: None if value is None else plain(value) in values
+
+
+def _not_among(values: frozenset[Any]) -> Callable[[Any], Answer]:
+    return lambda value: None if value is None else plain(value) not in values
+
+
+def _between(least: int | None, most: int | None) -> Callable[[Any], Answer]:
     def holds(value: Any) -> Answer:
-        if value is None:
-            return None
-        said = plain(value)
-        if (wanted and said not in wanted) or (inside is not None and said not in inside):
-            return False
-        if outside is not None and said in outside:
-            return False
-        if least is None and most is None:
-            return True
         if type(value) is not int:
             return None
         return (least is None or value >= least) and (most is None or value <= most)

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from eth_abi.abi import encode
+from eth_abi.abi import decode, encode
+from eth_abi.exceptions import DecodingError
 from eth_hash.auto import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from keyguard.calls import Call
 from keyguard.errors import PolicyInvalidError
 from keyguard.ethereum import DYNAMIC_FEE, UnsignedTransaction
 from keyguard.policies.facts import Facts, What, facts_of_content
+from keyguard.policies.functions import Signature
 from keyguard.policies.judging import NOT_ALLOWED, UNREADABLE, Verdict, judge
 from keyguard.policies.rules import parse
 from keyguard.typed_data import decode_typed_data
@@ -375,3 +377,34 @@ def test_adding_a_rule_that_does_not_allow_never_permits_more(
     if after.allowed:
         assert set(before.needs) <= set(after.needs)
         assert set(before.charges) <= set(after.charges)
+
+
+STATIC = {
+    "address": st.binary(min_size=20, max_size=20).map(lambda data: f"0x{data.hex()}"),
+    "uint256": st.integers(0, 2**256 - 1),
+    "uint8": st.integers(0, 255),
+    "int128": st.integers(-(2**127), 2**127 - 1),
+    "bool": st.booleans(),
+    "bytes4": st.binary(min_size=4, max_size=4),
+    "bytes32": st.binary(min_size=32, max_size=32),
+}
+
+
+@pytest.mark.case("K43")
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(sorted(STATIC)), min_size=1, max_size=5), st.data())
+def test_words_are_read_as_another_decoder_reads_them_and_no_others(types: list[str], data: Any) -> None:
+    signature = Signature.of(f"f({','.join(types)})", "")
+    values = [data.draw(STATIC[type_]) for type_ in types]
+    encoded = encode(types, values)
+    read = signature.decode(signature.selector + encoded)
+    assert read is not None
+    assert list(read.values()) == list(decode(types, encoded)) == values
+    place, bit = data.draw(st.integers(0, len(encoded) - 1)), 1 << data.draw(st.integers(0, 7))
+    bent = bytes(byte ^ bit if n == place else byte for n, byte in enumerate(encoded))
+    other = signature.decode(signature.selector + bent)
+    try:
+        theirs: Any = list(decode(types, bent))
+    except DecodingError:
+        theirs = None
+    assert (None if other is None else list(other.values())) == theirs
