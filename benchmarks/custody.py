@@ -5,23 +5,32 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from coincurve import PrivateKey
 from django.conf import settings
+from eth_hash.auto import keccak
 
 from benchmarks.figures import Figures, Rows
 from benchmarks.signing import fields
 from benchmarks.stage import Stage
 from keyguard import SigningRequest, create_key, sign_transactions
 from keyguard.backends import backend_of
+from keyguard.calls import Call
 from keyguard.curve import new_secret, wipe
 from keyguard.kek_rotation import rotate
 from keyguard.material import seal_key
 from keyguard.models import Key, KeyMaterial
+from keyguard.policies.facts import facts_of_content
+from keyguard.policies.judging import judge
+from keyguard.policies.rules import parse
 from keyguard.states import Origin
 from tests import softhsm
 
+TRANSFER = "transfer(address to, uint256 amount)"
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+JUDGED = 5000
 DIGESTS = 2000
 BATCH = 100
 KEYS = 5000
@@ -38,6 +47,7 @@ def contests(stage: Stage) -> Iterator[Figures]:
             f"{DIGESTS} signatures by one process, one thread, in batches of {BATCH}. The whole path: sign_transactions on PostgreSQL with fsync, floor, "
             "records and checks included. The backend alone: what it does for the path, its look at the database and its search for the recovery id "
             "included. The limit: coincurve's libsecp256k1 with the key in memory, and C_Sign of SoftHSM2 on one session, neither checked. "
+            "Rules: a call is taken apart and judged by a policy of 50. "
             f"Rotation: {KEYS} keys under a KEK from the environment, moved to another one"
             + (", and from there into the token." if has_token else ".")
         ),
@@ -67,7 +77,7 @@ def measure(has_token: bool) -> Rows:
     if has_token:
         rows |= signed_by("pkcs11", digests)
         rows["limit: the token's C_Sign"] = rate(lambda: sign_raw(digests))
-    return rows | rotated(has_token)
+    return rows | judged() | rotated(has_token)
 
 
 def signed_by(backend: str, digests: Sequence[bytes]) -> Rows:
@@ -88,6 +98,36 @@ def signed_by(backend: str, digests: Sequence[bytes]) -> Rows:
             backend_of(backend).sign(key, batch)
 
     return {f"{backend}, the whole path": rate(whole), f"{backend}, the backend alone": rate(alone)}
+
+
+def judged() -> Rows:
+    """Have a policy of fifty rules judge a transfer: of fifty tokens, and all of the very one that is asked for."""
+    amount, to = {"at_most": 10**20}, "0x" + "22" * 20
+    data = keccak(b"transfer(address,uint256)")[:4] + bytes.fromhex(f"{int(to, 16):064x}{10**18:064x}")
+
+    def microseconds(tokens: Sequence[str]) -> dict[str, float]:
+        when = {"what": ["call"], "chain": [1], "function": [TRANSFER], "arguments": {"amount": amount}}
+        rules = parse(
+            {
+                "rules": [
+                    {"name": str(place), "effect": "allow", "when": {**when, "to": [token]}}
+                    for place, token in enumerate(tokens)
+                ]
+            }
+        )
+        call = Call(1, bytes.fromhex(tokens[-1][2:]), 0, data, 60_000, 10**9)
+        began = time.perf_counter()
+        for _ in range(JUDGED):
+            facts = facts_of_content(call, "treasury", to, "team", NOW)
+            if not judge(rules, facts).allowed:
+                raise RuntimeError("the policy denies it")
+        return {"us_each": (time.perf_counter() - began) / JUDGED * 1e6}
+
+    tokens = [f"0x{place:040x}" for place in range(1, 51)]
+    return {
+        "50 rules, one of them about it": microseconds(tokens),
+        "50 rules, all about it": microseconds([tokens[0]] * 50),
+    }
 
 
 def sign_raw(digests: Sequence[bytes]) -> None:
