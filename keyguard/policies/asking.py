@@ -106,7 +106,7 @@ def vote(
     """
     with transaction.atomic():
         question = Question.objects.select_for_update().filter(pk=question_id).first()
-        _require_may_vote(question, person, content_hash)
+        require_may_vote(question, person, content_hash)
         assert question is not None
         Vote.objects.create(
             question=question,
@@ -124,7 +124,8 @@ def vote(
     return question
 
 
-def _require_may_vote(question: Question | None, person: AbstractBaseUser, content_hash: str) -> None:
+def require_may_vote(question: Question | None, person: AbstractBaseUser, content_hash: str) -> None:
+    """Raise VoteInvalidError, which says why, where this person's answer would not count."""
     name = person.get_username()
     if question is None:
         raise VoteInvalidError("there is no such question")
@@ -137,7 +138,7 @@ def _require_may_vote(question: Question | None, person: AbstractBaseUser, conte
     if question.content_hash != content_hash:
         raise VoteInvalidError("what you were shown is not what is asked: read it again")
     groups = {need["group"] for need in question.needs}
-    if not _members({name}, groups):
+    if not members({name}, groups):
         raise VoteInvalidError(f"only members of {', '.join(sorted(groups))} answer this")
     if question.votes.filter(person=name).exists():
         raise VoteInvalidError("you have answered already")
@@ -161,7 +162,7 @@ def _suffice(question: Question, needs: Sequence[Mapping[str, Any]]) -> bool:
             "person", flat=True
         )
     )
-    return all(len(_members(names, {need["group"]})) >= need["approvals"] for need in needs)
+    return all(len(members(names, {need["group"]})) >= need["approvals"] for need in needs)
 
 
 def _covers(had: Sequence[Mapping[str, Any]], needs: Sequence[Need]) -> bool:
@@ -172,7 +173,7 @@ def _covers(had: Sequence[Mapping[str, Any]], needs: Sequence[Need]) -> bool:
     return all(most.get(need.group, 0) >= need.approvals for need in needs)
 
 
-def _members(names: Collection[str], groups: Collection[str]) -> set[str]:
+def members(names: Collection[str], groups: Collection[str]) -> set[str]:
     """Return who of these people is active and in one of the groups now."""
     found = User.objects.filter(username__in=names, is_active=True, groups__name__in=groups)
     return set(found.values_list("username", flat=True))
