@@ -61,15 +61,17 @@ class KeyAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
 class SigningRecordAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     """Everything that was signed or refused."""
 
-    list_display = ("created_at", "key", "kind", "state", "chain_id", "nonce", "to", "hash", "error")
+    list_display = ("created_at", "key", "kind", "state", "chain_id", "nonce", "to", "hash", "error", "why")
     list_filter = ("state", "kind", "chain_id", "error")
-    list_select_related = ("key",)
+    list_select_related = ("key", "policy")
     search_fields = (
         "key__address__iexact",
         "key__alias",
         "to__iexact",
         "hash__iexact",
         "idempotency_key__startswith",
+        "subject__iexact",
+        "caller",
     )
     date_hierarchy = "created_at"
     show_full_result_count = False  # the table only grows
@@ -80,6 +82,10 @@ class SigningRecordAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
         "kind",
         "state",
         "error",
+        "why",
+        "policy",
+        "subject",
+        "caller",
         "chain_id",
         "nonce",
         "to",

@@ -24,24 +24,26 @@ WRONG_ALLOWED = 5
 WINDOW = timedelta(minutes=15)
 LOCKED = "There were five wrong passwords. None is looked at for up to 15 minutes. Was it you?"
 WRONG = "This is not your password."
-WITHOUT = "You have no password here, so you cannot confirm this. Somebody who manages people can give you one."
+WITHOUT = (
+    "You have no password here, so you cannot confirm this. Somebody who manages people can give you one."
+)
 
 
 class RefusedError(WorkflowError):
     """Keyguard's refusal, as the form of an act shows it."""
 
     code = KeyguardError.code
+    remedy = "Nothing was changed by this."
 
     def __init__(self, error: KeyguardError) -> None:
         super().__init__(error.message)
-        self.remedy = error.remedy
 
 
 def why_unconfirmed(person: AbstractBaseUser | AnonymousUser, password: str) -> str:
     """Return why this does not confirm who it is; nothing when it does. A wrong password is counted."""
     with transaction.atomic():
         # Tries of one person go one by one: many at once would all be looked at before any is counted.
-        user = User.objects.select_for_update(no_key=True).get(pk=person.pk)
+        user = User.objects.select_for_update(no_key=True).get(username=person.get_username())
         if not user.has_usable_password():
             return WITHOUT
         wrong = WrongPassword.objects.filter(user=user)

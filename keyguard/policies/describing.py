@@ -69,7 +69,9 @@ def _about(when: Mapping[str, Any]) -> str:
         functions = "any function" if when["function"] == "any" else _listing(when["function"], "or")
         parts.append(f"of {functions}" if what else f"that calls {functions}")
     if "primary_type" in when:
-        types = "any type" if when["primary_type"] == "any" else f"type {_listing(when['primary_type'], 'or')}"
+        types = (
+            "any type" if when["primary_type"] == "any" else f"type {_listing(when['primary_type'], 'or')}"
+        )
         parts.append(f"of {types}" if what else f"that is typed data of {types}")
     if "to" in when:
         is_paid = bool(what) and set(what) <= {What.PAYMENT, What.NOOP}
@@ -88,7 +90,9 @@ def _about(when: Mapping[str, Any]) -> str:
 
 def _conditions(when: Mapping[str, Any]) -> list[str]:
     found = [
-        f"{_measure(name)} is {_predicate(name, when[name])}" for name in ("value", "gas_cost") if name in when
+        f"{_measure(name)} is {_predicate(name, when[name])}"
+        for name in ("value", "gas_cost")
+        if name in when
     ]
     for group, named in (("domain", "the domain's {}"), ("fields", "the field {}"), ("arguments", "{}")):
         for name, one in when.get(group, {}).items():
@@ -98,7 +102,7 @@ def _conditions(when: Mapping[str, Any]) -> list[str]:
 
 def _predicate(name: str, given: Mapping[str, Any]) -> str:
     words = {
-        "is": lambda value: str(value),
+        "is": str,
         "in": lambda value: f"one of {_listing(value, 'or')}",
         "not_in": lambda value: f"none of {_listing(value, 'or')}",
         "at_least": lambda value: f"at least {_amount(name, value)}",
@@ -134,10 +138,10 @@ def _listing(given: Iterable[Any], word: str, *, cut: bool = True) -> str:
 
 def span(seconds: int) -> str:
     """Return a time in the largest unit that it is a whole number of; a day is told as 24 hours."""
-    for size, name in SPANS:
-        if seconds % size == 0 and (size < 86_400 or seconds > size):
-            count = seconds // size
-            break
+    size, name = next(
+        (size, name) for size, name in SPANS if seconds % size == 0 and (size < 86_400 or seconds > size)
+    )
+    count = seconds // size
     return f"{count} {name}{'s' * (count != 1)}"
 
 
@@ -170,7 +174,7 @@ def known_functions(body: Mapping[str, Any]) -> dict[bytes, Signature]:
             except PolicyInvalidError:  # an older version may name what is refused by now
                 continue
             # Of two that read the same data, the one that names its arguments says more.
-            if signature.selector not in known or not signature.names[:1] == ("0",):
+            if signature.selector not in known or signature.names[:1] != ("0",):
                 known[signature.selector] = signature
     return known
 
@@ -196,7 +200,9 @@ def request(shown: Mapping[str, Any], known: Mapping[bytes, Signature]) -> str:
     if shown["primary_type"]:
         parts.append(f"of type {one_line(shown['primary_type'])}")
     if int(shown["value"]):
-        parts.append(f"of {wei(int(shown['value']))}" if what == What.PAYMENT else f"with {wei(int(shown['value']))}")
+        parts.append(
+            f"of {wei(int(shown['value']))}" if what == What.PAYMENT else f"with {wei(int(shown['value']))}"
+        )
     if shown["to"]:
         parts.append(f"{'to' if what in (What.PAYMENT, What.NOOP, What.DELEGATION) else 'at'} {shown['to']}")
     if shown["chain"] is not None:
