@@ -5,7 +5,7 @@ says how much; the text itself stands beside it.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +101,7 @@ def _conditions(when: Mapping[str, Any]) -> list[str]:
 
 
 def _predicate(name: str, given: Mapping[str, Any]) -> str:
-    words = {
+    words: dict[str, Callable[[Any], str]] = {
         "is": str,
         "in": lambda value: f"one of {_listing(value, 'or')}",
         "not_in": lambda value: f"none of {_listing(value, 'or')}",
