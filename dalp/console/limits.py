@@ -86,9 +86,6 @@ class PurseAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
         counted = purses.filter(rule__in=limits_of(active_policy()))
         return counted.annotate(last=Max("spendings__at")).order_by("-last")
 
-    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
-        return ("-last",)
-
     @display(description="Counted for")
     def shown_whose(self, purse: Purse) -> str:
         return whose(purse.bucket)

@@ -40,6 +40,7 @@ def rules_table(policy: Policy, before: Policy | None = None) -> str:
     old = {rule["name"]: rule for rule in before.body["rules"]} if before else {}
     gone = [old[name] for name, mark in marks.items() if mark == "gone"]
     rules = [_line(rule, marks, old) for rule in [*policy.body["rules"], *gone]]
+    rules.sort(key=lambda rule: not rule["mark"])  # what is other than before comes first
     return render_to_string("console/rules.html", {"rules": rules, "marked": before is not None})
 
 
@@ -111,7 +112,7 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.is_rehearsal = "_rehearse" in self.data
-        attrs = {"rows": 32, "class": "font-mono text-xs", "spellcheck": "false"}
+        attrs = {"rows": 32, "style": "font-family: monospace", "spellcheck": "false"}
         self.fields["body"].widget = RehearsedWidget(attrs=attrs)
         if "note" in self.fields:
             self.fields["note"].required = not self.is_rehearsal
@@ -165,6 +166,16 @@ class PolicyAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether this person may write versions."""
         return bool(request.user.has_perm("keyguard.add_policy"))
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Show the editor, with one button that stores."""
+        buttons = {"show_save_and_add_another": False, "show_save_and_continue": False}
+        answer: HttpResponse = super().add_view(
+            request, form_url, {**(extra_context or {}), **buttons, "title": "New version of the policy"}
+        )
+        return answer
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         """Return the text in force, which a new version begins with."""

@@ -36,6 +36,7 @@ ONE = {
     What.MESSAGE: "a signature on a message",
     What.TYPED_DATA: "a signature on typed data",
 }
+EACH = {"key": "key", "chain": "chain", "to": "target", "caller": "caller"}
 SPANS = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
@@ -54,12 +55,12 @@ def sentence(rule: Mapping[str, Any]) -> str:
             people = "member" if rule["approvals"] == 1 else "members"
             return f"have {rule['approvals']} {people} of {rule['group']} approve {about}"
     limit = rule["limit"]
-    each = limit.get("each", ["key"])
+    each = [EACH[one] for one in limit.get("each", ["key"])]
     apart = f"for each {_listing(each, 'and')} apart" if each else "for all together"
-    within = f"within {span(limit['seconds'])}, {apart}"
-    if limit["of"] == "count":
-        return f"allow no more than {limit['at_most']} of {about} {within}"
-    return f"let {_measure(limit['of'])} of {about} add up to {_amount(limit['of'], limit['at_most'])} at most {within}"
+    summed = "the number" if limit["of"] == "count" else f"the sum of {_measure(limit['of'])}"
+    over = "of" if limit["of"] == "count" else "over"
+    most = _amount(limit["of"], limit["at_most"])
+    return f"limit {summed} {over} {about} to {most} within {span(limit['seconds'])}, {apart}"
 
 
 def _about(when: Mapping[str, Any]) -> str:
