@@ -16,6 +16,7 @@ from keyguard.policies.judging import Verdict
 from keyguard.policies.values import plain
 
 LISTED = 5
+LINE = 150
 NOUNS = {
     What.NOOP: "no-ops",
     What.PAYMENT: "payments",
@@ -195,7 +196,7 @@ def request(shown: Mapping[str, Any], known: Mapping[bytes, Signature]) -> str:
     parts = [ONE[what].partition(":")[0]]
     call = call_of(shown, known)
     if call:
-        parts.append(f"of {call.function.partition('(')[0]}")
+        parts.append(f"of {_call(call)}")
     elif what in (What.CALL, What.ALLOWANCE) and not shown["primary_type"]:
         parts.append(f"of selector {shown['data'][:10]}")
     if shown["primary_type"]:
@@ -209,6 +210,15 @@ def request(shown: Mapping[str, Any], known: Mapping[bytes, Signature]) -> str:
     if shown["chain"] is not None:
         parts.append(f"on chain {shown['chain']}")
     return " ".join([*parts, f"by the key {shown['key']}"])
+
+
+def _call(call: Call) -> str:
+    """Return a call with its arguments, where they are not too long for a line."""
+    name = call.function.partition("(")[0]
+    if call.arguments is None:
+        return f"{name}, whose data cannot be read,"
+    given = ", ".join(f"{one} {text}" for one, text in arguments(call.arguments))
+    return f"{name}({given})" if len(given) <= LINE else name
 
 
 def message(shown: Mapping[str, Any]) -> str:
