@@ -19,7 +19,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 from dalp.console.confirming import ConfirmForm, RefusedError
 from dalp.console.policies import rules_table
 from dalp.console.rehearsing import rehearsal_table
-from dalp.console.requests import request_table, subject_link
+from dalp.console.requests import functions_of, request_table, subject_link
 from keyguard import KeyguardError
 from keyguard.policies import asking, describing, publishing
 from keyguard.policies.deciding import active_policy
@@ -134,7 +134,7 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         """Return it in a line."""
         if question.kind == QuestionKind.POLICY:
             return f"put policy {question.policy.number} in force"
-        words = describing.request(question.shown, describing.known_functions(question.policy.body))
+        words = describing.request(question.shown, functions_of(question.policy))
         style = "min-width: 18rem; white-space: normal; overflow-wrap: anywhere"
         return format_html('<div style="{}">{}</div>', style, words)
 
@@ -183,7 +183,7 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
     def shown_what(self, question: Question) -> str:
         """Return all that is asked, decoded."""
         if question.kind == QuestionKind.SIGNATURE:
-            return request_table(question.shown, describing.known_functions(question.policy.body))
+            return request_table(question.shown, functions_of(question.policy))
         policy, active = question.policy, active_policy()
         is_draft = policy.state == PolicyState.DRAFT
         words = (

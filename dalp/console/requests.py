@@ -10,8 +10,12 @@ from django.template.loader import render_to_string
 from keyguard.policies import describing
 from keyguard.policies.facts import What
 from keyguard.policies.functions import Signature
+from keyguard.policies.models import Policy
 from signer.models import Transaction
 from workflows.cells import link
+
+KEPT = 32
+_functions: dict[UUID, Mapping[bytes, Signature]] = {}
 
 
 def request_table(shown: Mapping[str, Any], known: Mapping[bytes, Signature]) -> str:
@@ -64,6 +68,15 @@ def _blocks(shown: Mapping[str, Any], what: What) -> list[tuple[str, str]]:
         parts = {"Domain": shown["domain"], f"Fields of {shown['primary_type']}": shown["message"]}
         return [(describing.one_line(name), json.dumps(value, indent=2)) for name, value in parts.items()]
     return [("Data", shown["data"])] if shown["data"] not in ("", "0x") else []
+
+
+def functions_of(policy: Policy) -> Mapping[bytes, Signature]:
+    """Return the functions that a version names; read once, for its text never changes."""
+    if policy.pk not in _functions:
+        if len(_functions) > KEPT:
+            _functions.clear()
+        _functions[policy.pk] = describing.known_functions(policy.body)
+    return _functions[policy.pk]
 
 
 def subject_link(subject: str) -> str:

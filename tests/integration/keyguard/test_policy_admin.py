@@ -18,6 +18,7 @@ from keyguard import ApprovalPendingError, KeyguardError, create_key, sign_trans
 from keyguard.models import Key, SigningRecord
 from keyguard.policies import publishing
 from keyguard.policies.models import Policy, Question, Vote
+from signer.models import Chain, Lane, Transaction
 from tests.integration.keyguard.policies import ALLOW_ALL, ALLOW_PAYMENTS, ask, limit, person, put_in_force
 from tests.integration.keyguard.test_policy_path import wanted
 from tests.threads import at_once
@@ -119,6 +120,7 @@ def test_policy_in_force_is_no_new_version(db: None) -> None:
     assert "is the same as policy 1, which is in force" in text_of(answer)
 
 
+@pytest.mark.sqlite_too
 def test_rehearsal_shows_what_would_be_decided_otherwise_and_stores_nothing(key: Key) -> None:
     client = browser(someone("ann", may="view_policy add_policy"))
     given = {"body": body(ALLOW_PAYMENTS), "note": "", "_rehearse": "1"}
@@ -163,6 +165,7 @@ def test_only_who_may_change_policies_puts_one_in_force(db: None) -> None:
     assert draft.state == "DRAFT"
 
 
+@pytest.mark.sqlite_too
 def test_putting_in_force_asks_for_the_password_again(db: None) -> None:
     draft = publishing.draft({"rules": []}, "ann")
     client = browser(someone("ann", may="view_policy change_policy"))
@@ -294,6 +297,7 @@ def test_question_whose_time_is_over_says_so(question: Question) -> None:
     assert "for 59 minutes more" not in page
 
 
+@pytest.mark.sqlite_too
 def test_list_has_what_is_open_on_top_and_a_number_in_the_sidebar(key: Key, question: Question) -> None:
     client = browser(someone("ann", "treasury", may="view_question"))
     with pytest.raises(ApprovalPendingError):
@@ -364,9 +368,30 @@ def test_limits_say_what_is_left(key: Key) -> None:
     )
 
 
+def test_transaction_that_waits_for_people_leads_to_their_question_and_back(key: Key) -> None:
+    chain = Chain.objects.create(chain_id=31337, name="local", genesis_hash="0x" + "00" * 32)
+    lane = Lane.objects.create(chain=chain, address=key.address)
+    row = Transaction.objects.create(
+        chain=chain, lane=lane, kind="CALL", to=key.address, state="PENDING_APPROVAL", idempotency_key="t1",
+        label="rent of May",
+    )  # fmt: skip
+    client = browser(User.objects.create_superuser("root"))
+    page = reverse("admin:signer_transaction_change", args=[row.pk])
+    assert "People were asked" not in text_of(client.get("/admin/signer/transaction/"))
+    put_in_force(*ALLOW_ALL, ask())
+    with pytest.raises(ApprovalPendingError):
+        sign_transactions([wanted(key, subject=str(row.pk))])
+    question = Question.objects.get()
+    assert f'href="{at(question)}"' in text_of(client.get(page))
+    there = text_of(client.get(at(question)))
+    assert f'href="{page}"' in there
+    assert "rent of May" in there
+
+
 # --- The password -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.sqlite_too
 def test_after_five_wrong_passwords_none_is_looked_at_for_a_quarter_of_an_hour(db: None) -> None:
     ann, bob = someone("ann"), someone("bob")
     assert [why_unconfirmed(ann, "guess") for _ in range(6)] == [WRONG] * 5 + [LOCKED]
@@ -378,6 +403,7 @@ def test_after_five_wrong_passwords_none_is_looked_at_for_a_quarter_of_an_hour(d
     assert WrongPassword.objects.count() == 1, "old ones are forgotten"
 
 
+@pytest.mark.sqlite_too
 def test_many_tries_at_once_are_counted_one_by_one(fresh_db: str) -> None:
     ann = someone("ann")
     said = at_once(12, lambda number: why_unconfirmed(ann, f"guess {number}"))

@@ -1,11 +1,15 @@
 """Rules, requests and verdicts as sentences."""
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from eth_abi.abi import encode
 
 from keyguard.policies import describing
+from keyguard.policies.conditions import READERS
 from keyguard.policies.facts import shown
 from keyguard.policies.judging import Need, Verdict
 from keyguard.policies.rules import parse
@@ -76,6 +80,19 @@ KNOWN = describing.known_functions(
 def test_a_rule_reads_as_one_sentence(rule: dict[str, Any], words: str) -> None:
     assert parse({"rules": [{"name": "rule", **rule}]}), "only what may be put in force is described"
     assert describing.sentence({"name": "rule", **rule}) == words
+
+
+def test_the_policy_in_the_documentation_is_one() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "policies.md").read_text()
+    example = "".join(line for line in page.split("\n\n")[2].splitlines(keepends=True))
+    body = json.loads(example)
+    assert [rule.effect for rule in parse(body)] == ["allow", "allow", "require_approval", "limit", "deny"]
+    rows = re.findall(r"^\| `(\w+)` \| (?:`([{\[].*?[}\]])`(?:, `\"any\"`)? )?\|", page, re.MULTILINE)
+    examples = {name: json.loads(text.replace("0x…", TOKEN)) for name, text in rows if text}
+    assert set(READERS) == set(examples), "every condition has an example"
+    for name, example in examples.items():
+        when = {name: example, **({"function": [TRANSFER]} if name == "arguments" else {})}
+        assert parse({"rules": [{"name": name, "effect": "deny", "when": when}]})
 
 
 def test_a_long_list_is_cut_and_says_by_how_much() -> None:
