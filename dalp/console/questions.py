@@ -197,7 +197,7 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
     def shown_subject(self, question: Question) -> str:
         return subject_link(question.subject)
 
-    @display(description="Under")
+    @display(description="Policy")
     def shown_policy(self, question: Question) -> str:
         return link("admin:keyguard_policy_change", question.policy_id, str(question.policy))
 
