@@ -16,6 +16,7 @@ from unfold.widgets import UnfoldAdminPasswordWidget
 
 from dalp.models import WrongPassword
 from keyguard import KeyguardError
+from keyguard.errors import VoteInvalidError
 from workflows import WorkflowError
 
 log = structlog.get_logger()
@@ -32,8 +33,8 @@ WITHOUT = (
 class RefusedError(WorkflowError):
     """Keyguard's refusal, as the form of an act shows it."""
 
-    code = KeyguardError.code
-    remedy = "Nothing was changed by this."
+    code = VoteInvalidError.code
+    remedy = "Nothing was changed."
 
     def __init__(self, error: KeyguardError) -> None:
         super().__init__(error.message)

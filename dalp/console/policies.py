@@ -25,7 +25,7 @@ from keyguard import KeyguardError
 from keyguard.errors import PolicyInvalidError
 from keyguard.policies import describing, publishing
 from keyguard.policies.deciding import active_policy
-from keyguard.policies.models import Policy
+from keyguard.policies.models import Policy, Question
 from keyguard.states import PolicyState, QuestionKind, QuestionState
 from workflows.admin.acting import Acting, JsonField, row_at
 from workflows.cells import STATE_COLOURS, ReadOnly, badge, code_block, link
@@ -53,6 +53,13 @@ def _line(rule: Mapping[str, Any], marks: Mapping[str, str], old: Mapping[str, A
         "mark": mark,
         "before": describing.sentence(old[name]) if mark == "changed" else "",
     }
+
+
+def answer_words(question: Question) -> str:
+    """Return how a question stands, in words that fit what it is about."""
+    if question.kind == QuestionKind.POLICY and question.state == QuestionState.USED:
+        return "approved, and put in force"
+    return str(question.get_state_display())
 
 
 class RehearsedWidget(UnfoldAdminTextareaWidget):  # type: ignore[misc]
@@ -229,7 +236,7 @@ class PolicyAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         asked = policy.questions.filter(kind=QuestionKind.POLICY).first()
         if asked is None:
             return format_html("{} {}", badge(policy.state), said)
-        words = f"{asked.asked_by} asked to put it in force: {asked.get_state_display()}"
+        words = f"{asked.asked_by} asked to put it in force: {answer_words(asked)}"
         return format_html(
             "{} {}; {}", badge(policy.state), said, link("admin:keyguard_question_change", asked.pk, words)
         )

@@ -17,7 +17,7 @@ from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from dalp.console.confirming import ConfirmForm, RefusedError
-from dalp.console.policies import rules_table
+from dalp.console.policies import answer_words, rules_table
 from dalp.console.rehearsing import rehearsal_table
 from dalp.console.requests import functions_of, request_table, subject_link
 from keyguard import KeyguardError
@@ -141,7 +141,7 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
     @display(description="State", ordering="state")
     def shown_state(self, question: Question) -> str:
         """Return the state, and how long it lasts."""
-        words = question.get_state_display()
+        words = answer_words(question)
         if question.state == QuestionState.OPEN:
             words = left(question)
         if question.state == QuestionState.GRANTED:
@@ -221,7 +221,7 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
     def refuse(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Say no."""
         form = AnswerForm(request.POST or None, initial=self._bound(request, object_id))
-        text = "One no is enough, and final: it is not signed, and whoever asked is told your reason."
+        text = "One no is enough: it is not signed, and whoever asked is told your reason. A transaction ends by it; a message or typed data may be asked for anew, and you are asked again then."
         if self.row(request, object_id).kind == QuestionKind.POLICY:
             text = "One no is enough: the draft stays a draft, and may be proposed again."
         return self._answer(request, object_id, "Refuse", text, form, approves=False)
