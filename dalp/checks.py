@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError
 
 from keyguard.checks import check_keepers
 
@@ -91,10 +92,63 @@ def check_database(app_configs: Sequence[Any] | None = None, **_: Any) -> list[C
     ]
 
 
+def check_policy(app_configs: Sequence[Any] | None = None, **_: Any) -> list[CheckMessage]:
+    """Return warnings about who decides what is signed in production. With `check --deploy` alone: it asks the database."""
+    if settings.DEBUG:
+        return []
+    try:
+        return [*starter_policy(), *policy_group()]
+    except DatabaseError:
+        return []  # not there, or not migrated: other checks and `doctor` say so
+
+
+def starter_policy() -> list[CheckMessage]:
+    """Return a warning while the policy that a new system begins with decides."""
+    from keyguard.policies.deciding import active_policy
+
+    active = active_policy()
+    if active is None or (active.number, active.author) != (1, "DALP"):
+        return []
+    return [
+        checks.Warning(
+            "The starter policy is in force: every request that passes the hard floor is signed.",
+            hint="Write a policy (console: Policies) and put it in force; docs/policies.md says how.",
+            id="dalp.W002",
+        )
+    ]
+
+
+def policy_group() -> list[CheckMessage]:
+    """Return a warning when one person can change the policy, or when nobody can."""
+    from django.contrib.auth.models import User
+
+    group, needed = settings.KEYGUARD_POLICY_GROUP, settings.KEYGUARD_POLICY_APPROVALS
+    if not group:
+        return [
+            checks.Warning(
+                "KEYGUARD_POLICY_GROUP is empty: one person puts a policy in force alone.",
+                hint="Name a group whose members approve a change of policy; docs/policies.md.",
+                id="dalp.W003",
+            )
+        ]
+    members = User.objects.filter(groups__name=group, is_active=True).count()
+    if members >= needed:
+        return []
+    return [
+        checks.Warning(
+            f"{needed} of the group {group} must approve a change of policy, and it has {members} active members: "
+            "no policy can be put in force.",
+            hint="Add people to the group (console: People), or correct KEYGUARD_POLICY_GROUP.",
+            id="dalp.W004",
+        )
+    ]
+
+
 def register() -> None:
     """Register the checks with Django."""
     checks.register(check_secrets)
     checks.register(check_database)
+    checks.register(check_policy, deploy=True)
 
 
 def stop_if_unsafe() -> None:

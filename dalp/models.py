@@ -6,6 +6,7 @@ import secrets
 import uuid
 from collections.abc import Sequence
 
+from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
 
@@ -99,3 +100,16 @@ class IdempotencyRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.method} {self.path} {self.key}"
+
+
+class WrongPassword(models.Model):
+    """A wrong password given where the console asks for it again. Counted here: every process sees the same count."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        indexes = (models.Index(fields=["user", "at"], name="dalp_wrongpassword_window"),)
+
+    def __str__(self) -> str:
+        return f"{self.user_id} at {self.at}"

@@ -8,7 +8,9 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.html import format_html
 from unfold.admin import ModelAdmin, TabularInline
+from unfold.decorators import display
 
 from keyguard.models import AllowedDelegate, HandOver, HsmToken, Kek, Key, KeyMaterial, SigningRecord
 
@@ -61,15 +63,17 @@ class KeyAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
 class SigningRecordAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     """Everything that was signed or refused."""
 
-    list_display = ("created_at", "key", "kind", "state", "chain_id", "nonce", "to", "hash", "error")
+    list_display = ("created_at", "shown_key", "kind", "state", "shown_outcome", "chain_id", "nonce", "to")
     list_filter = ("state", "kind", "chain_id", "error")
-    list_select_related = ("key",)
+    list_select_related = ("key", "policy")
     search_fields = (
         "key__address__iexact",
         "key__alias",
         "to__iexact",
         "hash__iexact",
         "idempotency_key__startswith",
+        "subject__iexact",
+        "caller",
     )
     date_hierarchy = "created_at"
     show_full_result_count = False  # the table only grows
@@ -80,6 +84,10 @@ class SigningRecordAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
         "kind",
         "state",
         "error",
+        "why",
+        "policy",
+        "subject",
+        "caller",
         "chain_id",
         "nonce",
         "to",
@@ -91,6 +99,17 @@ class SigningRecordAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
         "signed_at",
     )
     readonly_fields = fields
+
+    @display(description="Key", ordering="key__alias")
+    def shown_key(self, record: SigningRecord) -> str:
+        return record.key.alias
+
+    @display(description="Outcome", ordering="error")
+    def shown_outcome(self, record: SigningRecord) -> str:
+        """Return why it was refused, or the hash."""
+        refused = f"{record.error}: {record.why}" if record.why else record.error
+        style = "min-width: 16rem; white-space: normal; overflow-wrap: anywhere"
+        return format_html('<div class="text-xs" style="{}">{}</div>', style, refused or record.hash or "-")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SigningRecord]:
         """Leave out what no page shows: the signed bytes, a megabyte where they carry blobs."""

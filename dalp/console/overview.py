@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 
 from dalp import heartbeat
+from dalp.console.site import open_questions
 from signer.models import Incident, Lane, Transaction
 from signer.states import IncidentKind, LaneState, TransactionState
 from workflows.models import Approval, DeadLetter, Limit, Run, VirtualObjectState
@@ -99,6 +100,16 @@ def notices() -> list[dict[str, str]]:
     if asked:
         link = listed("admin:workflows_approval_changelist", state__exact="PENDING")
         found.append({"text": f"{asked} approval{'s' * (asked > 1)} waiting for votes", "link": link})
+    questions = open_questions()
+    if questions:
+        link = listed("admin:keyguard_question_changelist", state__exact="OPEN")
+        waits = "question waits" if questions == 1 else "questions wait"
+        found.append(
+            {
+                "text": f"{questions} {waits} for people, before something is signed or a policy is put in force",
+                "link": link,
+            }
+        )
     return found
 
 

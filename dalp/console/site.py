@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.conf import settings
+from django.db.models.functions import Now
 from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
 
@@ -48,6 +49,9 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
     ],
     "Keys": [
         ("Keys", "key", "admin:keyguard_key_changelist"),
+        ("Questions", "contact_support", "admin:keyguard_question_changelist"),
+        ("Policies", "gavel", "admin:keyguard_policy_changelist"),
+        ("Limits of the policy", "speed", "admin:keyguard_purse_changelist"),
         ("Signing records", "signature", "admin:keyguard_signingrecord_changelist"),
         ("Hand-overs to custodies", "handshake", "admin:keyguard_handover_changelist"),
         ("Key-encryption keys", "enhanced_encryption", "admin:keyguard_kek_changelist"),
@@ -78,6 +82,8 @@ def item(title: str, icon: str, view: str) -> dict[str, Any] | None:
         line |= counted(open_dead_letters())
     if view == "admin:signer_incident_changelist":
         line |= counted(open_incidents())
+    if view == "admin:keyguard_question_changelist":
+        line |= counted(open_questions())
     return line
 
 
@@ -107,6 +113,13 @@ def open_incidents() -> int:
     from signer.models import Incident
 
     return Incident.objects.filter(closed_at__isnull=True).count()
+
+
+def open_questions() -> int:
+    """Return the number for the sidebar's badge: those whose time is not over."""
+    from keyguard.policies.models import Question
+
+    return Question.objects.filter(state="OPEN", expires_at__gt=Now()).count()
 
 
 def environment(request: HttpRequest) -> list[str]:

@@ -191,6 +191,8 @@ class Migration(migrations.Migration):
                 ("bucket", models.CharField(max_length=300)),
             ],
             options={
+                "verbose_name": "limit of the policy",
+                "verbose_name_plural": "limits of the policy",
                 "constraints": [
                     models.UniqueConstraint(
                         fields=("rule", "bucket"), name="keyguard_purse_rule_bucket_unique"

@@ -107,7 +107,7 @@ def vote(
     """
     with transaction.atomic():
         question = Question.objects.select_for_update().filter(pk=question_id).first()
-        _require_may_vote(question, person, content_hash)
+        require_may_vote(question, person, content_hash)
         assert question is not None
         Vote.objects.create(
             question=question,
@@ -130,7 +130,8 @@ def hash_of(content: str) -> str:
     return f"0x{hashlib.sha256(content.encode()).hexdigest()}"
 
 
-def _require_may_vote(question: Question | None, person: AbstractBaseUser, content_hash: str) -> None:
+def require_may_vote(question: Question | None, person: AbstractBaseUser, content_hash: str) -> None:
+    """Raise VoteInvalidError, which says why, where this person's answer would not count."""
     name = person.get_username()
     if question is None:
         raise VoteInvalidError("there is no such question")
@@ -143,7 +144,7 @@ def _require_may_vote(question: Question | None, person: AbstractBaseUser, conte
     if question.content_hash != content_hash:
         raise VoteInvalidError("what you were shown is not what is asked: read it again")
     groups = {need["group"] for need in question.needs}
-    if not _members({name}, groups):
+    if not members({name}, groups):
         raise VoteInvalidError(f"only members of {', '.join(sorted(groups))} answer this")
     if question.votes.filter(person=name).exists():
         raise VoteInvalidError("you have answered already")
@@ -167,7 +168,7 @@ def _suffice(question: Question, needs: Sequence[Mapping[str, Any]]) -> bool:
             "person", flat=True
         )
     )
-    return all(len(_members(names, {need["group"]})) >= need["approvals"] for need in needs)
+    return all(len(members(names, {need["group"]})) >= need["approvals"] for need in needs)
 
 
 def _covers(had: Sequence[Mapping[str, Any]], needs: Sequence[Need]) -> bool:
@@ -178,7 +179,7 @@ def _covers(had: Sequence[Mapping[str, Any]], needs: Sequence[Need]) -> bool:
     return all(most.get(need.group, 0) >= need.approvals for need in needs)
 
 
-def _members(names: Collection[str], groups: Collection[str]) -> set[str]:
+def members(names: Collection[str], groups: Collection[str]) -> set[str]:
     """Return who of these people is active and in one of the groups now."""
     found = User.objects.filter(username__in=names, is_active=True, groups__name__in=groups)
     return set(found.values_list("username", flat=True))

@@ -115,6 +115,8 @@ class Purse(models.Model):
     bucket = models.CharField(max_length=300)
 
     class Meta:
+        verbose_name = "limit of the policy"
+        verbose_name_plural = "limits of the policy"
         constraints = [
             models.UniqueConstraint(fields=["rule", "bucket"], name="keyguard_purse_rule_bucket_unique")
         ]

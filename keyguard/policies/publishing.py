@@ -38,19 +38,29 @@ class Difference:
     """A request of the past of which a draft would think otherwise."""
 
     record: SigningRecord
+    facts: Facts
     before: Verdict
     after: Verdict
 
 
 def draft(body: Mapping[str, Any], author: str, note: str = "") -> Policy:
     """Store a new version, which is not in force yet, and return it. Raises PolicyInvalidError."""
+    check(body)
+    with transaction.atomic():
+        # Of two that are written at once the second waits here, and takes the number after the first one's.
+        Policy.objects.select_for_update().order_by("number").first()
+        last = Policy.objects.aggregate(number=Max("number"))["number"] or 0
+        return Policy.objects.create(
+            number=last + 1, body=body, hash=hash_of(body), author=author, note=note[:500]
+        )
+
+
+def check(body: Mapping[str, Any]) -> None:
+    """Raise PolicyInvalidError where this cannot be a new version."""
     parse(body)
-    active, hashed = active_policy(), hash_of(body)
-    if active and active.hash == hashed:
+    active = active_policy()
+    if active and active.hash == hash_of(body):
         raise PolicyInvalidError("policy", f"is the same as {active}, which is in force")
-    last = Policy.objects.aggregate(number=Max("number"))["number"] or 0
-    # Of two that are written at once the unique number lets one through; the other is told to try again.
-    return Policy.objects.create(number=last + 1, body=body, hash=hashed, author=author, note=note[:500])
 
 
 def hash_of(body: Mapping[str, Any]) -> str:
@@ -67,13 +77,14 @@ def rehearse(policy: Policy, last: int = REHEARSED) -> list[Difference]:
     for record, facts in _asked(last):
         was, would_be = judge(before, facts), judge(after, facts)
         if (was.allowed, was.needs) != (would_be.allowed, would_be.needs):
-            found.append(Difference(record, was, would_be))
+            found.append(Difference(record, facts, was, would_be))
     return found
 
 
 def _asked(last: int) -> Iterator[tuple[SigningRecord, Facts]]:
     records = SigningRecord.objects.select_related("key").exclude(state=RecordState.INTENT)
-    for record in records.order_by("-created_at")[:last]:
+    # In small parts: signed bytes may carry blobs, a megabyte each.
+    for record in records.order_by("-created_at")[:last].iterator(chunk_size=50):
         if record.facts is not None:
             yield record, facts_from(record.facts)
         elif record.kind == RecordKind.TRANSACTION and record.state == RecordState.SIGNED:
@@ -108,14 +119,28 @@ def vote(
 ) -> Question:
     """Answer a question; what the last yes permits is done in the same commit, but for signatures. Raises VoteInvalidError."""
     with transaction.atomic():
-        if question.kind == QuestionKind.POLICY and question.policy.author == person.get_username():
-            raise VoteInvalidError("whoever wrote a policy does not approve it")
+        _require_not_author(question, person)
         answered = asking.vote(question.pk, person, approves, content_hash, reason)
         if answered.kind in EXECUTORS and answered.state == QuestionState.GRANTED:
             needs = [Need(need["rule"], need["approvals"], need["group"]) for need in answered.needs]
             asking.is_granted(answered.subject, answered.content_hash, needs)
             EXECUTORS[answered.kind](answered, person.get_username())
     return answered
+
+
+def may_vote(question: Question, person: AbstractBaseUser) -> str:
+    """Return why this person's answer would not count; nothing when it would."""
+    try:
+        _require_not_author(question, person)
+        asking.require_may_vote(question, person, question.content_hash)
+    except VoteInvalidError as error:
+        return error.message
+    return ""
+
+
+def _require_not_author(question: Question, person: AbstractBaseUser) -> None:
+    if question.kind == QuestionKind.POLICY and question.policy.author == person.get_username():
+        raise VoteInvalidError("whoever wrote a policy does not approve it")
 
 
 def activate(policy: Policy, actor: str) -> None:

@@ -6,11 +6,12 @@ import uuid
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from eth_utils.address import to_checksum_address
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import display
 
+from keyguard.policies.models import Question
 from signer.admin.acts import TransactionActs
 from signer.cells import AttemptCells, Shown, short, to_lane
 from signer.models import Attempt, Lane, Transaction
@@ -68,7 +69,10 @@ class TransactionAdmin(TransactionActs, Shown, ReadOnly, ModelAdmin):  # type: i
     date_hierarchy = "created_at"
     show_full_result_count = False  # the table only grows
     fieldsets = (
-        ("Now", {"fields": ("shown_state", "shown_why", "shown_error", "shown_run", "age")}),
+        (
+            "Now",
+            {"fields": ("shown_state", "shown_why", "shown_questions", "shown_error", "shown_run", "age")},
+        ),
         (
             "What it does",
             {
@@ -139,6 +143,22 @@ class TransactionAdmin(TransactionActs, Shown, ReadOnly, ModelAdmin):  # type: i
     def shown_why(self, row: Transaction) -> str:
         blocked = row.state not in FINAL and row.lane.state == LaneState.BLOCKED
         return to_lane(row.lane, why(row)) if blocked else why(row)
+
+    @display(description="People were asked")
+    def shown_questions(self, row: Transaction) -> str:
+        """Return what people were asked before it is signed, with how they answered."""
+        asked = Question.objects.filter(subject=str(row.pk)).order_by("-asked_at")[:5]
+        links = (
+            (
+                link(
+                    "admin:keyguard_question_change",
+                    one.pk,
+                    f"{one.asked_at:%H:%M:%S} UTC: {one.get_state_display()}",
+                ),
+            )
+            for one in asked
+        )
+        return format_html_join(", ", "{}", links) or "no"
 
     @display(description="Error")
     def shown_error(self, row: Transaction) -> str:

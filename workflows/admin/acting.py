@@ -134,7 +134,7 @@ class Acting:
         title: str,
         text: str,
         act: Act,
-        form: ReasonForm | None = None,
+        form: forms.Form | None = None,
         *,
         danger: bool = False,
         facts: Sequence[tuple[str, str]] = (),
@@ -168,7 +168,7 @@ class Acting:
         return row
 
 
-def carry_out(request: HttpRequest, title: str, act: Act, target: Any, form: ReasonForm) -> bool:
+def carry_out(request: HttpRequest, title: str, act: Act, target: Any, form: forms.Form) -> bool:
     """Do what was asked, and say what came of it; return whether it was done."""
     if not request.user.is_authenticated:
         raise PermissionDenied

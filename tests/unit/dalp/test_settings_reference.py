@@ -13,7 +13,7 @@ def test_the_page_and_the_code_name_the_same_settings() -> None:
     read = set(re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', code))
     knobs = {
         f"DALP_{group}_{name.upper()}"
-        for group in ("WORKFLOWS", "SIGNER")
+        for group in ("WORKFLOWS", "SIGNER", "KEYGUARD")
         for name in getattr(settings, group)
     }
     page = (ROOT / "docs" / "reference" / "settings.md").read_text()
