@@ -9,10 +9,10 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
-from unfold.admin import ModelAdmin, TabularInline
+from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
-from keyguard.models import AllowedDelegate, HandOver, HsmToken, Kek, Key, KeyMaterial, SigningRecord
+from keyguard.models import AllowedDelegate, HandOver, HsmToken, Kek, SigningRecord
 
 
 class ReadOnly:
@@ -26,37 +26,6 @@ class ReadOnly:
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
-
-
-class KeyMaterialInline(ReadOnly, TabularInline):  # type: ignore[misc]
-    """How often a key was encrypted, and under which KEK. The ciphertexts have no place on a screen."""
-
-    model = KeyMaterial
-    fields = ("seq", "kek", "created_at")
-    readonly_fields = fields
-    extra = 0
-
-
-@admin.register(Key)
-class KeyAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
-    """The keys: who they are and whether they may sign."""
-
-    list_display = ("alias", "address", "state", "backend", "origin", "created_at")
-    list_filter = ("state", "backend", "origin")
-    search_fields = ("alias", "address__iexact", "id__iexact")
-    fields = (
-        "id",
-        "alias",
-        "address",
-        "backend",
-        "backend_ref",
-        "origin",
-        "state",
-        "state_reason",
-        "created_at",
-    )
-    readonly_fields = fields
-    inlines = (KeyMaterialInline,)
 
 
 @admin.register(SigningRecord)

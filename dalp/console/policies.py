@@ -27,6 +27,7 @@ from keyguard.policies import describing, publishing
 from keyguard.policies.deciding import active_policy
 from keyguard.policies.models import Policy, Question
 from keyguard.states import PolicyState, QuestionKind, QuestionState
+from signer import json_of_others
 from workflows.admin.acting import Acting, JsonField, row_at
 from workflows.cells import STATE_COLOURS, ReadOnly, badge, code_block, link
 
@@ -84,6 +85,9 @@ class PolicyField(JsonField):
         if value in self.empty_values:
             return None
         try:
+            json_of_others.parse(
+                value
+            )  # refuses what is nested so deeply that the next line would end the process
             body = json.loads(value, object_pairs_hook=_unique, parse_constant=_refuse)
             if "\x00" in json.dumps(body, ensure_ascii=False).encode().decode() or "\\u0000" in value:
                 raise ValueError("it has a character that the database cannot hold")

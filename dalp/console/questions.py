@@ -17,6 +17,7 @@ from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from dalp.console.confirming import ConfirmForm, RefusedError
+from dalp.console.keys import asked_of
 from dalp.console.policies import answer_words, rules_table
 from dalp.console.rehearsing import rehearsal_table
 from dalp.console.requests import functions_of, request_table, subject_link
@@ -134,6 +135,8 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         """Return it in a line."""
         if question.kind == QuestionKind.POLICY:
             return f"put policy {question.policy.number} in force"
+        if question.kind == QuestionKind.KEY:
+            return asked_of(question)
         words = describing.request(question.shown, functions_of(question.policy))
         style = "min-width: 18rem; white-space: normal; overflow-wrap: anywhere"
         return format_html('<div style="{}">{}</div>', style, words)
@@ -184,6 +187,8 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         """Return all that is asked, decoded."""
         if question.kind == QuestionKind.SIGNATURE:
             return request_table(question.shown, functions_of(question.policy))
+        if question.kind == QuestionKind.KEY:
+            return format_html('<p class="mb-2 font-semibold">{}</p>', asked_of(question))
         policy, active = question.policy, active_policy()
         is_draft = policy.state == PolicyState.DRAFT
         words = (
@@ -224,6 +229,8 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         text = "One no is enough: it is not signed, and whoever asked is told your reason. A transaction ends by it; a message or typed data may be asked for anew, and you are asked again then."
         if self.row(request, object_id).kind == QuestionKind.POLICY:
             text = "One no is enough: the draft stays a draft, and may be proposed again."
+        if self.row(request, object_id).kind == QuestionKind.KEY:
+            text = "One no is enough: the key stays as it is, and it may be asked for again."
         return self._answer(request, object_id, "Refuse", text, form, approves=False)
 
     def _bound(self, request: HttpRequest, object_id: str) -> dict[str, str]:
@@ -250,7 +257,12 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
 def what_is_next(question: Question) -> str:
     """Return what happens after an answer."""
     is_policy = question.kind == QuestionKind.POLICY
+    is_key = question.kind == QuestionKind.KEY
     match question.state:
+        case QuestionState.REFUSED if is_key:
+            return "It is refused: the key stays as it is."
+        case QuestionState.GRANTED if is_key:
+            return "It is approved, and done."
         case QuestionState.REFUSED if is_policy:
             return "It is refused: the policy stays a draft."
         case QuestionState.REFUSED:

@@ -7,6 +7,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 
+from keyguard.models import Key
 from keyguard.policies.models import Policy, Question
 from tests.integration.keyguard.policies import person
 
@@ -31,7 +32,7 @@ def browser(user: User) -> Client:
     return client
 
 
-def at(row: Policy | Question, act: str = "change") -> str:
+def at(row: Policy | Question | Key, act: str = "change") -> str:
     if act == "change":
         return reverse(f"admin:keyguard_{row._meta.model_name}_change", args=[row.pk])
     return f"/admin/keyguard/{row._meta.model_name}/{row.pk}/{act}/"

@@ -1,0 +1,110 @@
+"""Keys in the console: acts with a reason and the password, and people's approval."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from keyguard import create_key
+from keyguard.models import Key, KeyAct
+from keyguard.policies.models import Question
+from tests.integration.keyguard.people import PASSWORD, at, browser, someone, text_of
+
+# whitenoise, before `collectstatic` has run
+pytestmark = pytest.mark.filterwarnings("ignore:No directory at:UserWarning")
+
+
+@pytest.fixture
+def key(db: None) -> Key:
+    return create_key("treasury")
+
+
+def said(**changes: str) -> dict[str, str]:
+    return {"reason": "odd signatures", "password": PASSWORD, **changes}
+
+
+def state(key: Key) -> str:
+    key.refresh_from_db()
+    return key.state
+
+
+def test_key_is_suspended_and_given_back_and_its_page_tells_of_both(key: Key) -> None:
+    ann = browser(someone("ann", may="view_key change_key"))
+    page = text_of(ann.get(at(key)))
+    assert "Suspend" in page
+    assert "Give back to work" not in page
+    assert "until it is given back to work" in text_of(ann.get(at(key, "suspend")))
+    page = text_of(ann.post(at(key, "suspend"), said(), follow=True))
+    assert state(key) == "SUSPENDED"
+    assert "odd signatures" in page
+    assert "Give back to work" in page
+    ann.post(at(key, "reactivate"), said(reason="looked into it"))
+    assert state(key) == "ACTIVE"
+    assert list(KeyAct.objects.order_by("at").values_list("verb", "actor")) == [
+        ("SUSPEND", "ann"),
+        ("REACTIVATE", "ann"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"password": "wrong"}, "This is not your password"), ({"reason": ""}, "This field is required")],
+)
+def test_nothing_is_done_without_a_reason_and_the_password(
+    key: Key, changes: dict[str, str], words: str
+) -> None:
+    ann = browser(someone("ann", may="view_key change_key"))
+    assert words in text_of(ann.post(at(key, "compromised"), said(**changes), follow=True))
+    assert state(key) == "ACTIVE"
+
+
+def test_whoever_may_only_look_does_nothing(key: Key) -> None:
+    eve = browser(someone("eve", may="view_key"))
+    assert "Suspend" not in text_of(eve.get(at(key)))
+    assert eve.post(at(key, "suspend"), said()).status_code == 403
+    assert state(key) == "ACTIVE"
+
+
+def test_validity_is_set_in_utc_and_refused_where_it_makes_no_sense(key: Key) -> None:
+    ann = browser(someone("ann", may="view_key change_key"))
+    times = {"not_before_0": "2027-01-01", "not_before_1": "00:00:00"}
+    ends = {"not_after_0": "2026-01-01", "not_after_1": "00:00:00"}
+    page = text_of(ann.post(at(key, "validity"), said(**times, **ends), follow=True))
+    assert "it would end before it begins" in page
+    ann.post(at(key, "validity"), said(**times))
+    key.refresh_from_db()
+    assert (key.not_before, key.not_after) == (datetime(2027, 1, 1, tzinfo=UTC), None)
+
+
+@pytest.mark.case("K44")
+def test_what_lets_a_key_sign_again_waits_for_others_and_is_done_with_their_yes(
+    key: Key, settings: Any
+) -> None:
+    settings.KEYGUARD_OPERATIONS_GROUP = "officers"
+    ann = browser(someone("ann", "officers", may="view_key change_key view_question"))
+    bob = browser(someone("bob", "officers", may="view_key view_question"))
+    ann.post(at(key, "suspend"), said())
+    page = text_of(ann.post(at(key, "reactivate"), said(reason="looked into it"), follow=True))
+    assert "Nothing has changed yet: members of officers are asked to approve it." in page
+    assert "give back to work: the key treasury" in page
+    question = Question.objects.get()
+    assert "whoever asks does not answer" in text_of(ann.get(at(question)))
+    assert "ann says: looked into it" in text_of(bob.get("/admin/keyguard/question/"))
+    answer = {"content_hash": question.content_hash, "reason": "I agree", "password": PASSWORD}
+    page = text_of(bob.post(at(question, "approve"), answer, follow=True))
+    assert "It is approved, and done." in page
+    assert state(key) == "ACTIVE"
+
+
+def test_a_no_leaves_the_key_as_it_is(key: Key, settings: Any) -> None:
+    settings.KEYGUARD_OPERATIONS_GROUP = "officers"
+    ann = browser(someone("ann", may="view_key change_key"))
+    bob = browser(someone("bob", "officers", may="view_question"))
+    ann.post(at(key, "suspend"), said())
+    ann.post(at(key, "reactivate"), said())
+    question = Question.objects.get()
+    page = text_of(
+        bob.post(at(question, "refuse"), {"content_hash": question.content_hash, "reason": "no"}, follow=True)
+    )
+    assert "the key stays as it is" in page
+    assert state(key) == "SUSPENDED"
