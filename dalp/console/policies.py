@@ -85,15 +85,22 @@ class PolicyField(JsonField):
         if value in self.empty_values:
             return None
         try:
-            json_of_others.parse(
-                value
-            )  # refuses what is nested so deeply that the next line would end the process
+            _refuse_depth(value)
             body = json.loads(value, object_pairs_hook=_unique, parse_constant=_refuse)
             if "\x00" in json.dumps(body, ensure_ascii=False).encode().decode() or "\\u0000" in value:
                 raise ValueError("it has a character that the database cannot hold")
         except (ValueError, RecursionError) as error:
             raise forms.ValidationError(f"This is no JSON: {error}") from None
         return body
+
+
+def _refuse_depth(text: str) -> None:
+    """Refuse what is nested so deeply that Python's own parser would end the process."""
+    try:
+        json_of_others.parse(text)
+    except ValueError as error:
+        if "recursion" in str(error):
+            raise
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
