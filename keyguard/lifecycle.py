@@ -79,7 +79,7 @@ def _ask(key: Key, verb: KeyVerb, actor: str, reason: str, details: Mapping[str,
     content = f"{verb}|{key.pk}|{key.state}|{key.acts.count()}|{sorted(details.items())}"
     return asking.ask(
         QuestionKind.KEY,
-        f"key {key.pk} {verb}",
+        f"key {key.alias}: {verb.label}",
         asking.hash_of(content),
         policy,
         [need],

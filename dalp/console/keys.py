@@ -19,7 +19,7 @@ from keyguard.states import KEY_TRANSITIONS, KeyState, KeyVerb, QuestionKind, Qu
 from workflows.admin.acting import Acting, ReasonForm, row_at
 from workflows.cells import STATE_COLOURS, ReadOnly, badge, link
 
-STATE_COLOURS.update({"COMPROMISED": "danger"})
+STATE_COLOURS.update({"COMPROMISED": "danger", "SUSPENDED": "warning"})
 
 TEXTS = {
     KeyVerb.SUSPEND: "It signs nothing from this moment on, until it is given back to work. What waits for it waits on.",
