@@ -3,14 +3,15 @@
 import time
 from datetime import timedelta
 
+from django.conf import settings
 from django.db.models import Count, Min
 from django.utils import timezone
 
 from dalp.diagnosis import Finding, first_line
 from keyguard import health, lifecycle, scrub_secrets
 from keyguard.health import HealthState
-from keyguard.models import Key
-from keyguard.states import KeyState
+from keyguard.models import Kek, Key
+from keyguard.states import KekState, KeyState
 from signer import SignerError
 from signer.chains import look_at
 from signer.models import Chain, Endpoint, Lane, Transaction
@@ -22,6 +23,8 @@ from signer.states import IN_FLIGHT, WAITING, LaneState
 LATE_BLOCKS = 20
 LATE_SECONDS_MIN = 30
 STUCK_AFTER = timedelta(minutes=10)
+# Words on paper fade, are lost, and their keepers leave.
+DRILL_DAYS = 90
 
 
 def check_chains() -> list[Finding]:
@@ -128,9 +131,22 @@ def check_keys() -> list[Finding]:
         )
         for key in lifecycle.expiring()
     ]
+    found += _paper()
     suspended = Key.objects.filter(state=KeyState.SUSPENDED).order_by("alias")
     if suspended:
         detail = "; ".join(f"{key.alias} is suspended ({key.state_reason})" for key in suspended[:10])
         remedy = "Find out who touched the database; restore or replace the key."
         return [*found, Finding("keys", False, detail, remedy)]
     return [*found, Finding("keys", True, f"{Key.objects.count()} keys, none suspended")]
+
+
+def _paper() -> list[Finding]:
+    """Look whether the KEK of the environment is on paper, and whether somebody has tried lately that it can be read."""
+    kek = Kek.objects.filter(state=KekState.ACTIVE, provider="env").first()
+    if kek is None or settings.DEBUG:
+        return []
+    last = kek.drills.first()
+    lately = last is not None and timezone.now() - last.at < timedelta(days=DRILL_DAYS)
+    detail = f"last {last.get_kind_display()} {last.at:%Y-%m-%d}" if last else "it has none"
+    remedy = "manage.py kek_ceremony back-up, or drill: docs/keys.md. Without it a lost KEK is the end of its keys."
+    return [Finding("keys: backup of the KEK", lately, detail, "" if lately else remedy)]

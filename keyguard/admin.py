@@ -9,10 +9,10 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
-from unfold.admin import ModelAdmin
+from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import display
 
-from keyguard.models import AllowedDelegate, HandOver, HsmToken, Kek, SigningRecord
+from keyguard.models import AllowedDelegate, HandOver, HsmToken, Kek, KekDrill, SigningRecord
 
 
 class ReadOnly:
@@ -115,6 +115,15 @@ class HandOverAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     readonly_fields = fields
 
 
+class KekDrillInline(ReadOnly, TabularInline):  # type: ignore[misc]
+    """Its backups on paper, and when somebody tried them (`manage.py kek_ceremony`)."""
+
+    model = KekDrill
+    fields = ("at", "kind", "threshold", "shares", "actor")
+    readonly_fields = fields
+    extra = 0
+
+
 @admin.register(Kek)
 class KekAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     """The key encryption keys by their check values; they themselves are kept elsewhere."""
@@ -124,6 +133,7 @@ class KekAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     search_fields = ("id__iexact", "kcv", "provider_ref__startswith")
     fields = ("id", "provider", "provider_ref", "version", "kcv", "state", "created_at")
     readonly_fields = fields
+    inlines = (KekDrillInline,)
 
 
 @admin.register(HsmToken)

@@ -341,6 +341,14 @@ class VoteInvalidError(KeyguardError):
     remedy = "The message says why; the question stands as it stood."
 
 
+class CeremonyError(KeyguardError):
+    """The shares of a KEK's backup do not fit, or cannot be made so."""
+
+    code = "KEYGUARD_CEREMONY"
+    cause = "The shares of the backup do not give the key encryption key."
+    remedy = "Look which sheets these are, and type them in again; nothing was written."
+
+
 class KekError(KeyguardError):
     """The key encryption key cannot be used. No key signs until an operator has acted."""
 

@@ -15,7 +15,16 @@ from django.db.models.functions import Now
 from keyguard.errors import FloorError
 from keyguard.fields import Uint256Field
 from keyguard.floor import checked_address
-from keyguard.states import HandOverState, KekState, KeyState, KeyVerb, Origin, RecordKind, RecordState
+from keyguard.states import (
+    DrillKind,
+    HandOverState,
+    KekState,
+    KeyState,
+    KeyVerb,
+    Origin,
+    RecordKind,
+    RecordState,
+)
 
 DEFAULT_TENANT = "default"
 
@@ -49,6 +58,25 @@ class Kek(models.Model):
 
     def __str__(self) -> str:
         return f"{self.provider} {self.kcv}"
+
+
+class KekDrill(models.Model):
+    """A KEK was taken apart into shares, or shares of it were put together to see that they fit. Never changed."""
+
+    kek = models.ForeignKey(Kek, on_delete=models.PROTECT, related_name="drills")
+    kind = models.CharField(max_length=8, choices=DrillKind)
+    threshold = models.PositiveSmallIntegerField()  # of a drill: how many shares were there
+    shares = models.PositiveSmallIntegerField(default=0)
+    actor = models.CharField(max_length=150)
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["-at"]
+        verbose_name = "drill of a KEK's backup"
+        verbose_name_plural = "drills of KEKs' backups"
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} by {self.actor}"
 
 
 class Key(models.Model):

@@ -40,6 +40,13 @@ class KekState(TextChoices):
     DESTROYED = "DESTROYED"
 
 
+class DrillKind(TextChoices):
+    """What was done with a KEK's backup on paper."""
+
+    BACKUP = "BACKUP", "taken apart into shares"
+    DRILL = "DRILL", "shares tried"
+
+
 class RecordKind(TextChoices):
     """What was asked to be signed."""
 

@@ -29,21 +29,24 @@ class EnvProvider:
         return Made(kcv=check_value(_decoded(current)))
 
     def open(self, kek: Kek) -> KekCipher:
-        texts = [
-            text for text in (_text(), *getattr(settings, "KEYGUARD_KEK_FALLBACKS", ())) if _allowed(text)
-        ]
-        if not texts:
-            raise KekMissingError
-        for secret in map(_decoded, texts):
-            if same(check_value(secret), kek.kcv):
-                return LocalCipher(secret)
-        raise KekMismatchError
+        return LocalCipher(secret_of(kek))
 
     def destroy(self, kek: Kek) -> str:
         return "Take it out of KEYGUARD_KEK_FALLBACKS, and out of wherever that is kept."
 
     def look(self, kek: Kek) -> str:
         return ""
+
+
+def secret_of(kek: Kek) -> bytes:
+    """Return the KEK that this row describes. Raises KekMissingError, KekMalformedError, KekMismatchError."""
+    texts = [text for text in (_text(), *getattr(settings, "KEYGUARD_KEK_FALLBACKS", ())) if _allowed(text)]
+    if not texts:
+        raise KekMissingError
+    for secret in map(_decoded, texts):
+        if same(check_value(secret), kek.kcv):
+            return secret
+    raise KekMismatchError
 
 
 def _text() -> str:
