@@ -6,6 +6,7 @@ A fault is for the next requests that it fits, each once; what is not named fits
 import json
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -60,7 +61,7 @@ class Fault:
         return self.times > 0 and self.method in ("", request.method) and self.part in request.path
 
 
-class HttpFake:
+class HttpFake(ABC):
     """A service. A subclass says in `respond` what it does; only one thread is in there at a time."""
 
     prefix = ""
@@ -75,8 +76,9 @@ class HttpFake:
         serve = self._server.serve_forever
         threading.Thread(target=serve, args=(0.02,), daemon=True).start()
 
+    @abstractmethod
     def respond(self, request: Request) -> Reply:
-        raise NotImplementedError
+        """Answer a request."""
 
     def now(self) -> float:
         """Return what the service's clock shows."""
