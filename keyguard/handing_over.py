@@ -35,7 +35,7 @@ from keyguard.errors import (
 from keyguard.floor import checked_address, checked_idempotency_key, decode_call
 from keyguard.keys import require_may_sign
 from keyguard.models import HandOver, Key
-from keyguard.policies.deciding import Asked, UndecidedError, ask_people, decide
+from keyguard.policies.deciding import Asked, UndecidedError, active_policy_id, ask_people, decide
 from keyguard.policies.facts import facts_of_content
 from keyguard.redaction import scrub
 from keyguard.states import HANDED_BACK, UNDER_WAY, CustodyState, HandOverState, Origin
@@ -114,7 +114,7 @@ def _planned(request: HandOverRequest) -> tuple[HandOver, Call]:
         _require_active(key)
         # durable: an intent that the caller's rollback takes back would not be there when the custody is asked.
         with _asking_people(request, key, call), transaction.atomic(durable=True):
-            decide([_asked(request, key, call)])
+            decide([_asked(request, key, call)], active_policy_id())
             HandOver.objects.bulk_create([intent], ignore_conflicts=True)
         found = HandOver.objects.get(external_id=request.external_id)
     if found.payload_hash != intent.payload_hash:

@@ -311,14 +311,14 @@ def test_signature_under_way_when_vault_is_sealed_is_finished_and_its_buffers_ar
 
     monkeypatch.setattr(curve, "sign", seal_meanwhile)
     digests = [bytes([number]) * 32 for number in (1, 2, 3)]
-    signatures = DatabaseBackend().sign(key, digests)
+    signatures = DatabaseBackend().prepare(key)(digests)
     assert [curve.recover(one, digest) for one, digest in zip(signatures, digests, strict=True)] == [
         bytes(key.public_key)
     ] * 3
     assert buffers == [bytes(32)] * 3
     # The next one is not begun.
     with pytest.raises(VaultSealedError):
-        DatabaseBackend().sign(key, digests)
+        DatabaseBackend().prepare(key)(digests)
     assert len(buffers) == 3
     assert keks.forget() == 0
 

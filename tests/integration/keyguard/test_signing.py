@@ -230,11 +230,11 @@ def test_suspension_outlives_the_batch_that_was_rolled_back(fresh_db: str) -> No
 
 
 def backend_answering(answer: Callable[[Key, Sequence[bytes]], list[bytes]]) -> type:
-    return type("Lying", (database.DatabaseBackend,), {"sign": lambda _, key, digests: answer(key, digests)})
+    return type("Lying", (database.DatabaseBackend,), {"prepare": lambda _, key: lambda digests: answer(key, digests)})
 
 
 def honest(key: Key, digests: Sequence[bytes]) -> list[bytes]:
-    return database.DatabaseBackend().sign(key, digests)
+    return database.DatabaseBackend().prepare(key)(digests)
 
 
 def flipped(signature: bytes) -> bytes:
@@ -396,5 +396,5 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         return original(secret, digest)
 
     original = curve.sign
-    monkeypatch.setattr("keyguard.backends.database.curve.sign", sign)
+    monkeypatch.setattr("keyguard.material.curve.sign", sign)
     return calls

@@ -231,7 +231,7 @@ def lying_backend(monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], byt
 
     class Lying(database.DatabaseBackend):
         def sign(self, key: Any, digests: Any) -> list[bytes]:
-            return [change(signature) for signature in honest.sign(key, digests)]
+            return [change(signature) for signature in honest.prepare(key)(digests)]
 
     monkeypatch.setitem(BACKENDS, "database", Lying)
 
