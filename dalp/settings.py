@@ -198,6 +198,7 @@ CELERY_TASK_ANNOTATIONS = {
         "signer.probe",
         "signer.index",
         "signer.sweep",
+        "signer.keep_keys",
         "signer.money",
         "signer.check_money",
         "dalp.diagnose",
@@ -232,6 +233,7 @@ CELERY_BEAT_SCHEDULE = {
     # Expiring: sweeps that pile up while no worker runs would only repeat one another.
     "workflows-sweep": {"task": "workflows.sweep", "schedule": 1.0, "options": {"expires": 5}},
     "signer-sweep": {"task": "signer.sweep", "schedule": 1.0, "options": {"expires": 5}},
+    "signer-keep-keys": {"task": "signer.keep_keys", "schedule": 10.0, "options": {"expires": 8}},
     "signer-money": {"task": "signer.money", "schedule": 30.0, "options": {"expires": 25}},
     "webhooks-deliver": {"task": "webhooks.deliver", "schedule": 1.0, "options": {"expires": 5}},
     "webhooks-forget": {

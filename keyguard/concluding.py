@@ -18,6 +18,7 @@ from django.utils import timezone
 from keyguard.audit import chaining
 from keyguard.audit.chaining import ChainMovedError, Place, place_of
 from keyguard.audit.codes import digest_of
+from keyguard.backends.remote import REMOTE_SIGNERS
 from keyguard.crashpoints import crashpoint
 from keyguard.errors import SigningDeniedError
 from keyguard.models import SigningRecord
@@ -32,12 +33,12 @@ LIMIT = 500
 
 
 def conclude(signed: Sequence[tuple[SigningRecord, Answer]], places: Mapping[UUID, Place]) -> None:
-    """Commit answers. places: where the chains of their keys ended when somebody last looked."""
+    """Commit answers. places: where the chains of their keys ended when somebody last looked; empty: not known."""
     crashpoint("keyguard.signed")
     by_key = _by_key(signed)
     try:
         with transaction.atomic(durable=True):
-            _conclude(by_key, {key_id: places[key_id] for key_id in by_key})
+            _conclude(by_key, {key_id: places[key_id] for key_id in by_key} if places else _locked(by_key))
     except ChainMovedError:  # somebody else has signed with one of the keys meanwhile
         with transaction.atomic(durable=True):
             _conclude(by_key, _locked(by_key))
@@ -95,8 +96,11 @@ def refuse(records: Sequence[SigningRecord], code: str, why: str = "") -> int:
 
 
 def end_abandoned(records: Collection[SigningRecord] = ()) -> int:
-    """Close intents that nobody can be at any more, these or all there are; return how many."""
-    late = SigningRecord.objects.filter(
+    """Close intents that nobody can be at any more, these or all there are; return how many.
+
+    Not those of custodies, which may answer after hours.
+    """
+    late = SigningRecord.objects.exclude(key__backend__in=list(REMOTE_SIGNERS)).filter(
         state=RecordState.INTENT,
         created_at__lt=timezone.now() - timedelta(seconds=settings.KEYGUARD["abandoned_seconds"]),
     )

@@ -11,6 +11,8 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from keyguard import curve
+from keyguard.audit.chaining import note
+from keyguard.audit.rows import note_row
 from keyguard.backends import backend_of
 from keyguard.custodians import custodian_of
 from keyguard.errors import (
@@ -115,9 +117,12 @@ def suspend_key(key_id: UUID, reason: str) -> bool:
     Conditional, so that the first reason stays.
     """
     earlier = before(KeyState.SUSPENDED, KEY_TRANSITIONS)
-    suspended = Key.objects.filter(pk=key_id, state__in=earlier).update(
-        state=KeyState.SUSPENDED, state_reason=reason
-    )
+    with transaction.atomic():
+        suspended = Key.objects.filter(pk=key_id, state__in=earlier).update(
+            state=KeyState.SUSPENDED, state_reason=reason
+        )
+        if suspended:
+            note("suspended", {"state": KeyState.SUSPENDED, "reason": reason}, key_id)
     if suspended:
         log.error("key_suspended", key=str(key_id), reason=reason)
     return bool(suspended)
@@ -155,6 +160,7 @@ def _add(alias: str, store: Callable[[], Key]) -> Key:
     try:
         with transaction.atomic():
             key = store()
+            note_row("key_added", key, key.pk, alias=alias, state=key.state)
     except IntegrityError:  # the constraints decide; two callers may have looked at the same moment
         if Key.objects.filter(alias=alias).exists():
             raise AliasTakenError(f"another key has the alias {alias}") from None

@@ -220,6 +220,11 @@ def _ready(jobs: Sequence[Job]) -> dict[Key, Sign]:
                 raise RefusedError(error, key, []) from None  # no fault of the request: no record
         except KeyguardError as error:
             raise RefusedError(error, key, [refused_job(job, error.code) for job in jobs]) from None
+        except DatabaseError:
+            raise
+        except Exception as error:  # noqa: BLE001 - unknown means denied
+            denied = _denied(key, error)
+            raise RefusedError(denied, key, [refused_job(job, denied.code) for job in jobs]) from None
     return ready
 
 
@@ -282,9 +287,13 @@ def _sign_with(key: Key, sign: Sign, jobs: Sequence[Job]) -> list[Answer]:
     except (KeyguardError, DatabaseError):
         raise
     except Exception as error:  # noqa: BLE001 - unknown means denied
-        # The text of an unknown exception may hold anything; its type says enough.
-        log.error("signing_denied", key=key.address, exception=type(error).__name__)  # noqa: TRY400
-        raise SigningDeniedError from None
+        raise _denied(key, error) from None
+
+
+def _denied(key: Key, error: Exception) -> SigningDeniedError:
+    # The text of an unknown exception may hold anything; its type says enough.
+    log.error("signing_denied", key=key.address, exception=type(error).__name__)
+    return SigningDeniedError()
 
 
 def _give_up(key: Key, records: Sequence[SigningRecord], error: Exception) -> None:
@@ -309,10 +318,8 @@ def _await(records: Sequence[SigningRecord], until: float) -> None:
 
 def checked_answer(job: Job, signature: bytes, public_key: bytes) -> Answer:
     """Return the answer when the signature is the pinned key's over this payload, and the raw bytes say what was asked."""
+    signature = checked_digest(signature, job.digest, public_key)
     try:
-        signature = curve.low_s(signature)
-        if curve.recover(signature, job.digest) != public_key:
-            raise ValueError("recovers to another key")
         if not isinstance(job.content, UnsignedTransaction):
             return Answer(signature, b"", "")
         raw = job.content.signed(signature)
@@ -321,3 +328,14 @@ def checked_answer(job: Job, signature: bytes, public_key: bytes) -> Answer:
     except ValueError as error:
         raise SignatureInvalidError(f"{job.idempotency_key}: {error}; the key is suspended") from None
     return Answer(signature, raw, f"0x{job.content.hash(signature, raw).hex()}")
+
+
+def checked_digest(signature: bytes, digest: bytes, public_key: bytes) -> bytes:
+    """Return the signature with a low s when it is the pinned key's. Raises SignatureInvalidError."""
+    try:
+        signature = curve.low_s(signature)
+        if curve.recover(signature, digest) != public_key:
+            raise ValueError("recovers to another key")
+    except ValueError as error:
+        raise SignatureInvalidError(f"the signature is none of the pinned key: {error}") from None
+    return signature

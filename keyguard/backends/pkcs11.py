@@ -46,7 +46,8 @@ class Pkcs11Backend:
         raise ImportRefusedError("the HSM makes its keys itself: a key that was elsewhere may still be there")
 
     def prepare(self, key: Key) -> Sign:
-        hsm.token().log_in()
+        reference = bytes.fromhex(key.backend_ref)
+        hsm.token().run(lambda session: session.key(ObjectClass.PRIVATE_KEY, reference), "find the key")
         return partial(self._sign, key)
 
     def _sign(self, key: Key, digests: Sequence[bytes]) -> list[bytes]:

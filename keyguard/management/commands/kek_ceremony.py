@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from keyguard import ceremony
+from keyguard.audit.rows import note_row
 from keyguard.curve import wipe
 from keyguard.errors import KeyguardError
 from keyguard.kek_providers.env import secret_of
@@ -92,9 +93,10 @@ class Command(BaseCommand):
 
     @staticmethod
     def _note(kek: Kek, kind: DrillKind, threshold: int, shares: int) -> None:
-        KekDrill.objects.create(
+        kept = KekDrill.objects.create(
             kek=kek, kind=kind, threshold=threshold, shares=shares, actor=f"command:{getpass.getuser()}"
         )
+        note_row("kek_drill", kept, drill=str(kind))
 
 
 def _read(sheets: list[Path]) -> list[ceremony.Share]:
