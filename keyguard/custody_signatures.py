@@ -5,6 +5,8 @@ an intent that is not answered looks it up before anything else, and asks again 
 not know, after a time in which a lost request would have arrived.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import assert_never
 
 import structlog
@@ -30,6 +32,7 @@ from keyguard.errors import (
     CustodySignatureError,
     CustodySignaturePendingError,
     CustodyUnreachableError,
+    KeyguardError,
 )
 from keyguard.ethereum import UnsignedTransaction
 from keyguard.handing_over import ON_ITS_WAY
@@ -56,8 +59,9 @@ def ask(record: SigningRecord, job: Job) -> bytes:
     """
     assert not connection.in_atomic_block, "no custody is asked inside a transaction"
     log.info("custody_asked", key=job.key.address, record=str(record.pk))
-    signer = remote_signer_of(job.key.backend)
-    outcome = signer.submit(job.key, str(record.pk), payload_of(job.content), timeout_seconds=TIMEOUT_SECONDS)
+    signer, payload = remote_signer_of(job.key.backend), payload_of(job.content)
+    with _understood():
+        outcome = signer.submit(job.key, str(record.pk), payload, timeout_seconds=TIMEOUT_SECONDS)
     return _signature(outcome)
 
 
@@ -75,7 +79,19 @@ def find(record: SigningRecord, key: Key, payload: Payload) -> Outcome | NotTher
     """Return how a request stands. Raises CustodyUnreachableError, SignatureInvalidError."""
     assert not connection.in_atomic_block, "no custody is asked inside a transaction"
     signer = remote_signer_of(key.backend)
-    return signer.find(key, str(record.pk), payload, timeout_seconds=TIMEOUT_SECONDS)
+    with _understood():
+        return signer.find(key, str(record.pk), payload, timeout_seconds=TIMEOUT_SECONDS)
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Take an answer that is not understood for none: the outcome is unknown then. Raises CustodyUnreachableError."""
+    try:
+        yield
+    except KeyguardError:
+        raise
+    except Exception as error:  # noqa: BLE001 - of many kinds; its text may hold anything
+        raise CustodyUnreachableError(f"the custody gave no usable answer ({type(error).__name__})") from None
 
 
 def payload_of(content: Content) -> Payload:

@@ -299,6 +299,7 @@ def _record(row: HandOver, report: Report) -> Report:
         return report
     rows = HandOver.objects.filter(pk=row.pk).exclude(state__in=[HandOverState.INTENT, *HANDED_BACK])
     with transaction.atomic():
+        chaining.locked([row.key_id])  # before the row, as whoever plans the same call does
         told = rows.update(
             state=HandOverState(report.state),
             hash=report.hash,
