@@ -16,7 +16,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from dalp.console import keys, limits, policies, questions  # noqa: F401 - they register their pages
+from dalp.console import keys, limits, policies, questions, trail  # noqa: F401 - they register their pages
 from dalp.models import ApiToken, IdempotencyRecord
 from signer.models import Attempt
 from workflows import admin as workflows_admin

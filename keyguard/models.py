@@ -291,7 +291,8 @@ class Sealing(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.backend or 'all backends'} sealed: {self.reason}"
+        whose = f"keys of {self.backend} are" if self.backend else "all keys are"
+        return f"{whose} sealed by {self.actor or 'keyguard itself'} ({self.code or self.reason})"
 
 
 class AllowedDelegate(models.Model):

@@ -101,7 +101,7 @@ class Command(BaseCommand):
         text = f"The histories of {found['runs']} runs are whole."
         if found["last_seal"]:
             text += f" {found['seals']} seals hold; to be noted elsewhere: --seal {found['last_seal']}"
-        text += f" The {found['trail_entries']} entries of keyguard's trail are whole."
+        text += f"\nThe {found['trail_entries']} entries of keyguard's trail are whole."
         if found["last_head"]:
             text += f" {found['trail_heads']} heads hold; to be noted elsewhere: --head {found['last_head']}"
         return text
