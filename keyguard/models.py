@@ -190,7 +190,7 @@ class SigningRecord(models.Model):
     nonce = Uint256Field(null=True)
     signature = models.BinaryField(null=True)
     raw = models.BinaryField(default=b"")  # of a transaction alone, as is the hash
-    hash = models.CharField(max_length=66, blank=True, db_index=True)
+    hash = models.CharField(max_length=66, blank=True)
     subject = models.CharField(max_length=255, blank=True)  # what it is for
     caller = models.CharField(max_length=150, blank=True)
     policy = models.ForeignKey(

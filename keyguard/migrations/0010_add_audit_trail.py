@@ -214,6 +214,9 @@ class Migration(migrations.Migration):
                 to="keyguard.policy",
             ),
         ),
+        migrations.AlterField(
+            model_name="signingrecord", name="hash", field=models.CharField(blank=True, max_length=66)
+        ),
         migrations.AddIndex(
             model_name="signingrecord",
             index=models.Index(fields=["key", "intent_seq"], name="keyguard_record_chain"),
