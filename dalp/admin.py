@@ -5,18 +5,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
-from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
-from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django_celery_results.models import GroupResult, TaskResult
 from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
-from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from dalp.console import keys, limits, policies, questions  # noqa: F401 - they register their pages
+from dalp.console import groups, keys, limits, policies, questions  # noqa: F401 - they register their pages
 from dalp.models import ApiToken, IdempotencyRecord
 from signer.models import Attempt
 from workflows import admin as workflows_admin
@@ -76,23 +72,9 @@ class IdempotencyRecordAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     list_select_related = ("token",)
 
 
-for model in (User, Group, TaskResult, GroupResult):
+for model in (TaskResult, GroupResult):
     if admin.site.is_registered(model):
         admin.site.unregister(model)
-
-
-@admin.register(User)
-class PersonAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc, type-arg]
-    """People who may use the console."""
-
-    form = UserChangeForm
-    add_form = UserCreationForm
-    change_password_form = AdminPasswordChangeForm
-
-
-@admin.register(Group)
-class PermissionGroupAdmin(DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
-    """Groups of people with the same permissions."""
 
 
 @admin.register(TaskResult)

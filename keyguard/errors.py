@@ -341,6 +341,24 @@ class VoteInvalidError(KeyguardError):
     remedy = "The message says why; the question stands as it stood."
 
 
+class GroupGuardedError(KeyguardError):
+    """A change of a group whose members approve, by another way than a question to its members."""
+
+    code = "KEYGUARD_GROUP_GUARDED"
+    cause = (
+        "The group's members approve signatures, policies or acts on keys: its members say who joins them."
+    )
+    remedy = "Ask for it in the console (Groups, the group, Add or Remove), or with manage.py add_approver."
+
+
+class MembershipInvalidError(KeyguardError):
+    """This cannot be done to the group now."""
+
+    code = "KEYGUARD_MEMBERSHIP_INVALID"
+    cause = "This person cannot be added to the group, or removed from it, now."
+    remedy = "The message says why; nothing was changed."
+
+
 class CeremonyError(KeyguardError):
     """The shares of a KEK's backup do not fit, or cannot be made so."""
 

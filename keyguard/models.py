@@ -284,4 +284,12 @@ class AllowedDelegate(models.Model):
             raise ValidationError({"address": str(error)}) from None
 
 
-from keyguard.policies.models import Policy, Purse, Question, Spending, Vote  # noqa: E402, F401 - Django looks for them here
+from keyguard.policies.models import (  # noqa: E402 - Django looks for them here
+    GuardedGroup,  # noqa: F401
+    MembershipAct,  # noqa: F401
+    Policy,  # noqa: F401
+    Purse,  # noqa: F401
+    Question,  # noqa: F401
+    Spending,  # noqa: F401
+    Vote,  # noqa: F401
+)

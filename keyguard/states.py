@@ -22,6 +22,13 @@ class KeyVerb(TextChoices):
     VALIDITY = "VALIDITY", "set from when until when it signs"
 
 
+class MembershipVerb(TextChoices):
+    """What is done to a group whose members approve."""
+
+    ADD = "ADD", "add"
+    REMOVE = "REMOVE", "remove"
+
+
 class Origin(TextChoices):
     """Where a key comes from: what was imported may exist elsewhere, too; what a custody has was never here."""
 
@@ -128,6 +135,7 @@ class QuestionKind(TextChoices):
     SIGNATURE = "SIGNATURE", "signature"
     POLICY = "POLICY", "change of policy"
     KEY = "KEY", "operation on a key"
+    MEMBERSHIP = "MEMBERSHIP", "change of who approves"
 
 
 class QuestionState(TextChoices):

@@ -104,6 +104,8 @@ def test_every_model_of_ours_has_a_page(db: None) -> None:
         "Event",
         "Signal",
         "Vote",
+        "GuardedGroup",
+        "MembershipAct",
         "BulkItem",
         "KeyMaterial",
         "Endpoint",
