@@ -37,10 +37,18 @@ workflows_admin.REFERENCE_FINDERS.append(transactions_with_hash)
 class ApiTokenAdmin(ModelAdmin):  # type: ignore[misc]
     """API tokens: who has one, when it was last used, and taking it away. They are made by create_api_token."""
 
-    list_display = ("name", "prefix", "role", "created_at", "last_used_at", "shown_state")
-    list_filter = ("role",)
+    list_display = ("name", "prefix", "tenant", "role", "created_at", "last_used_at", "shown_state")
+    list_filter = ("role", "tenant")
     search_fields = ("name", "prefix")
-    fields = readonly_fields = ("name", "prefix", "role", "created_at", "last_used_at", "revoked_at")
+    fields = readonly_fields = (
+        "name",
+        "prefix",
+        "tenant",
+        "role",
+        "created_at",
+        "last_used_at",
+        "revoked_at",
+    )
     actions = ("revoke",)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:

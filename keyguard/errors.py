@@ -341,6 +341,14 @@ class VoteInvalidError(KeyguardError):
     remedy = "The message says why; the question stands as it stood."
 
 
+class TenantInvalidError(KeyguardError):
+    """A tenant's name that is none."""
+
+    code = "KEYGUARD_TENANT_INVALID"
+    cause = "A tenant's name has lower-case letters, digits, _ and -, 64 at most, and begins with a letter or digit."
+    remedy = "Choose such a name."
+
+
 class GroupGuardedError(KeyguardError):
     """A change of a group whose members approve, by another way than a question to its members."""
 

@@ -16,6 +16,7 @@ from keyguard.errors import FloorError
 from keyguard.fields import Uint256Field
 from keyguard.floor import checked_address
 from keyguard.states import (
+    DEFAULT_TENANT,
     DrillKind,
     HandOverState,
     KekState,
@@ -25,8 +26,6 @@ from keyguard.states import (
     RecordKind,
     RecordState,
 )
-
-DEFAULT_TENANT = "default"
 
 
 class Kek(models.Model):

@@ -2,6 +2,8 @@
 
 from django.db.models import TextChoices
 
+DEFAULT_TENANT = "default"  # the platform's own
+
 
 class KeyState(TextChoices):
     """A key signs in ACTIVE only."""

@@ -16,10 +16,10 @@ from keyguard.models import Key
 class Backend(Protocol):
     """What a backend can do. Its errors are KeyguardErrors; anything else means *denied*."""
 
-    def generate(self, alias: str) -> Key:
+    def generate(self, alias: str, tenant: str) -> Key:
         """Make a new key and return its saved row."""
 
-    def adopt(self, alias: str, secret: bytearray) -> Key:
+    def adopt(self, alias: str, secret: bytearray, tenant: str) -> Key:
         """Take an existing private key over and return its saved row. The caller wipes the secret."""
 
     def sign(self, key: Key, digests: Sequence[bytes]) -> list[bytes]:

@@ -14,15 +14,15 @@ from keyguard.states import Origin
 class DatabaseBackend:
     """AES-256-GCM envelopes in the table KeyMaterial, opened for the length of one call."""
 
-    def generate(self, alias: str) -> Key:
+    def generate(self, alias: str, tenant: str) -> Key:
         secret = curve.new_secret()
         try:
-            return self._store(alias, secret, Origin.GENERATED)
+            return self._store(alias, secret, Origin.GENERATED, tenant)
         finally:
             curve.wipe(secret)
 
-    def adopt(self, alias: str, secret: bytearray) -> Key:
-        return self._store(alias, secret, Origin.IMPORTED)
+    def adopt(self, alias: str, secret: bytearray, tenant: str) -> Key:
+        return self._store(alias, secret, Origin.IMPORTED, tenant)
 
     def sign(self, key: Key, digests: Sequence[bytes]) -> list[bytes]:
         with opened_key(key) as secret:
@@ -31,8 +31,8 @@ class DatabaseBackend:
     def probe(self, references: Sequence[str]) -> str:
         return "keys are in the database"
 
-    def _store(self, alias: str, secret: bytearray, origin: Origin) -> Key:
-        key, material = seal_key(alias, secret, origin, "database")
+    def _store(self, alias: str, secret: bytearray, origin: Origin, tenant: str) -> Key:
+        key, material = seal_key(alias, secret, origin, "database", tenant)
         key.save(force_insert=True)
         material.save(force_insert=True)
         return key

@@ -39,8 +39,8 @@ class Greet(Workflow[GreetInput, Greeting]):
 class Caller:
     """A client of the API with one token."""
 
-    def __init__(self, role: str, groups: Sequence[str] = ()) -> None:
-        self.token, text = ApiToken.issue(f"{role} of the tests", role, groups)
+    def __init__(self, role: str, groups: Sequence[str] = (), tenant: str = "default") -> None:
+        self.token, text = ApiToken.issue(f"{role} of the tests", role, groups, tenant)
         self.text = text
         self.client = Client(headers={"Authorization": f"Bearer {text}"}, raise_request_exception=False)
 
