@@ -10,6 +10,7 @@ from django.test import Client
 from pydantic import BaseModel, ConfigDict, Field
 
 from dalp.models import ApiToken
+from tests.leaks import WATCH
 from workflows import ApprovalRequest, Approved, Operation, WaitForCompletion, Workflow, step
 
 API = "/api/v1"
@@ -42,6 +43,7 @@ class Caller:
     def __init__(self, role: str, groups: Sequence[str] = (), tenant: str = "default") -> None:
         self.token, text = ApiToken.issue(f"{role} of the tests", role, groups, tenant)
         self.text = text
+        WATCH.learn("a token of the API", text)
         self.client = Client(headers={"Authorization": f"Bearer {text}"}, raise_request_exception=False)
 
     def get(self, path: str, **query: Any) -> HttpResponse:
