@@ -66,6 +66,7 @@ class KekDrill(models.Model):
     kind = models.CharField(max_length=8, choices=DrillKind)
     threshold = models.PositiveSmallIntegerField()  # of a drill: how many shares were there
     shares = models.PositiveSmallIntegerField(default=0)
+    custodians = models.JSONField(default=list)  # the names on the sheets
     actor = models.CharField(max_length=150)
     at = models.DateTimeField(db_default=Now())
 
