@@ -38,7 +38,9 @@ class ApiToken(models.Model):
     prefix = models.CharField(max_length=TOKEN_PREFIX_LENGTH)
     token_sha256 = models.CharField(max_length=64)
     role = models.CharField(max_length=10, choices=Role)
-    tenant = models.CharField(max_length=64, default=DEFAULT_TENANT, db_default=DEFAULT_TENANT)  # whose keys it may use
+    tenant = models.CharField(
+        max_length=64, default=DEFAULT_TENANT, db_default=DEFAULT_TENANT
+    )  # whose keys it may use
     # Whose approvals its holder may give. No role is a member of any by itself.
     groups = models.JSONField(default=list, blank=True)
     created_at = models.DateTimeField(db_default=Now())

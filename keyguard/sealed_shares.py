@@ -27,14 +27,14 @@ _LINES = {"check value", "share", "custodian", "made", "their key", "sealed"}
 
 
 @dataclass(frozen=True, slots=True)
-class Custodian:
+class ShareCustodian:
     """A person who keeps a share, and the key that opens it."""
 
     name: str
     key: X25519PublicKey
 
     @classmethod
-    def of(cls, text: str) -> "Custodian":
+    def of(cls, text: str) -> "ShareCustodian":
         """Return the custodian of `name=path-to-public-key.pem`. Raises CeremonyError, OSError."""
         name, _, path = text.partition("=")
         if not _NAME.fullmatch(name) or not path:
@@ -55,9 +55,9 @@ class Custodian:
         return _fingerprint(self.key)
 
 
-def custodians_of(given: Sequence[str], shares: int) -> list[Custodian]:
+def custodians_of(given: Sequence[str], shares: int) -> list[ShareCustodian]:
     """Return who keeps which share; nobody is named twice, and no key. Raises CeremonyError, OSError."""
-    found = [Custodian.of(text) for text in given]
+    found = [ShareCustodian.of(text) for text in given]
     if len(found) != shares:
         raise CeremonyError(f"{len(found)} custodians for {shares} shares: one for each")
     if len({one.name for one in found}) != shares or len({one.fingerprint for one in found}) != shares:
@@ -67,7 +67,7 @@ def custodians_of(given: Sequence[str], shares: int) -> list[Custodian]:
     return found
 
 
-def seal(share: Share, custodian: Custodian, number: int, shares: int, threshold: int, made: str) -> str:
+def seal(share: Share, custodian: ShareCustodian, number: int, shares: int, threshold: int, made: str) -> str:
     """Return the sheet of a share that its custodian alone can open."""
     which = f"{number} of {shares}, any {threshold} give the key back"
     facts = _Facts(share.kcv, which, custodian.name, made, custodian.fingerprint)

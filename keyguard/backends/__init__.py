@@ -11,15 +11,16 @@ from keyguard.backends.database import DatabaseBackend
 from keyguard.custodians import CUSTODIANS
 from keyguard.errors import BackendUnknownError
 from keyguard.models import Key
+from keyguard.states import DEFAULT_TENANT
 
 
 class Backend(Protocol):
     """What a backend can do. Its errors are KeyguardErrors; anything else means *denied*."""
 
-    def generate(self, alias: str, tenant: str) -> Key:
+    def generate(self, alias: str, tenant: str = DEFAULT_TENANT) -> Key:
         """Make a new key and return its saved row."""
 
-    def adopt(self, alias: str, secret: bytearray, tenant: str) -> Key:
+    def adopt(self, alias: str, secret: bytearray, tenant: str = DEFAULT_TENANT) -> Key:
         """Take an existing private key over and return its saved row. The caller wipes the secret."""
 
     def sign(self, key: Key, digests: Sequence[bytes]) -> list[bytes]:

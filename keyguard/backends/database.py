@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from keyguard import curve
 from keyguard.material import opened_key, seal_key
 from keyguard.models import Key
-from keyguard.states import Origin
+from keyguard.states import DEFAULT_TENANT, Origin
 
 
 class DatabaseBackend:
     """AES-256-GCM envelopes in the table KeyMaterial, opened for the length of one call."""
 
-    def generate(self, alias: str, tenant: str) -> Key:
+    def generate(self, alias: str, tenant: str = DEFAULT_TENANT) -> Key:
         secret = curve.new_secret()
         try:
             return self._store(alias, secret, Origin.GENERATED, tenant)
         finally:
             curve.wipe(secret)
 
-    def adopt(self, alias: str, secret: bytearray, tenant: str) -> Key:
+    def adopt(self, alias: str, secret: bytearray, tenant: str = DEFAULT_TENANT) -> Key:
         return self._store(alias, secret, Origin.IMPORTED, tenant)
 
     def sign(self, key: Key, digests: Sequence[bytes]) -> list[bytes]:

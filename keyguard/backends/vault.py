@@ -24,7 +24,7 @@ from keyguard.crashpoints import crashpoint
 from keyguard.errors import MaterialTamperedError
 from keyguard.material import opened_key, seal_key
 from keyguard.models import Key
-from keyguard.states import Origin
+from keyguard.states import DEFAULT_TENANT, Origin
 from keyguard.vault_client import vault
 
 VERSION = 1  # the only one we write; others are somebody else's
@@ -33,14 +33,14 @@ VERSION = 1  # the only one we write; others are somebody else's
 class VaultBackend:
     """KV v2 in Vault or OpenBao; see docs/deploy/vault.md."""
 
-    def generate(self, alias: str, tenant: str) -> Key:
+    def generate(self, alias: str, tenant: str = DEFAULT_TENANT) -> Key:
         secret = curve.new_secret()
         try:
             return self._store(alias, secret, Origin.GENERATED, tenant)
         finally:
             curve.wipe(secret)
 
-    def adopt(self, alias: str, secret: bytearray, tenant: str) -> Key:
+    def adopt(self, alias: str, secret: bytearray, tenant: str = DEFAULT_TENANT) -> Key:
         return self._store(alias, secret, Origin.IMPORTED, tenant)
 
     def sign(self, key: Key, digests: Sequence[bytes]) -> list[bytes]:

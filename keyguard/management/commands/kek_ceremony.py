@@ -14,7 +14,7 @@ from keyguard.curve import wipe
 from keyguard.errors import KeyguardError
 from keyguard.kek_providers.env import secret_of
 from keyguard.models import Kek, KekDrill
-from keyguard.sealed_shares import Custodian
+from keyguard.sealed_shares import ShareCustodian
 from keyguard.states import DrillKind, KekState
 
 
@@ -77,7 +77,7 @@ class Command(BaseCommand):
             raise CommandError(f"{error.filename}: {error.strerror}") from None
 
     def _back_up(
-        self, threshold: int, count: int, directory: Path, passphrase: str, custodians: list[Custodian]
+        self, threshold: int, count: int, directory: Path, passphrase: str, custodians: list[ShareCustodian]
     ) -> None:
         kek = Kek.objects.filter(state=KekState.ACTIVE).first()
         if kek is None or kek.provider != "env":

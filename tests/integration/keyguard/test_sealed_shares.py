@@ -139,7 +139,7 @@ def test_words_of_one_sheet_do_not_open_as_anothers(
     sheets: dict[str, Path], people: Path, tmp_path: Path
 ) -> None:
     """Even sealed to the same key, a share stays the one that it was made as."""
-    ann = sealed_shares.Custodian.of(f"ann={people / 'ann.pub'}")
+    ann = sealed_shares.ShareCustodian.of(f"ann={people / 'ann.pub'}")
     first, second = ceremony.split(SECRET, 2, 2)
     one = sealed_shares.seal(first, ann, 1, 2, 2, "2026-11-23")
     two = sealed_shares.seal(second, ann, 2, 2, 2, "2026-11-23")
