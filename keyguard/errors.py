@@ -356,7 +356,7 @@ class GroupGuardedError(KeyguardError):
     cause = (
         "The group's members approve signatures, policies or acts on keys: its members say who joins them."
     )
-    remedy = "Ask for it in the console (Groups, the group, Add or Remove), or with manage.py add_approver."
+    remedy = "Ask for it in the console (Groups, the group's page), or with manage.py add_approver."
 
 
 class MembershipInvalidError(KeyguardError):

@@ -20,6 +20,7 @@ from keyguard import KeyguardError
 from keyguard.policies import guarding, memberships
 from keyguard.policies.models import MembershipAct, Question
 from keyguard.states import MembershipVerb, QuestionKind, QuestionState
+from signer.cells import alarm
 from workflows.admin.acting import Acting, ReasonForm, row_at
 from workflows.cells import link
 
@@ -27,6 +28,8 @@ TEXTS = {
     MembershipVerb.ADD: "The members are asked, and with the last yes that it takes the person is one of them. Neither you nor the person answers.",
     MembershipVerb.REMOVE: "At once, by you alone: the person's answers to open questions do not count any more. To come back takes the members' approval.",
 }
+
+TITLES = {MembershipVerb.ADD: "Ask to add a member", MembershipVerb.REMOVE: "Remove a member"}
 
 for model in (User, Group):
     if admin.site.is_registered(model):
@@ -51,6 +54,7 @@ class MemberForm(ConfirmForm, ReasonForm):
     def __init__(self, *args: Any, people: "QuerySet[User]", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["person_id"].queryset = people  # type: ignore[attr-defined]
+        self.fields["reason"].help_text = "Why this person, and why now. It is kept with your name."
 
 
 class PersonForm(UserChangeForm):  # type: ignore[misc]
@@ -107,13 +111,15 @@ class PermissionGroupAdmin(Acting, DjangoGroupAdmin, ModelAdmin):  # type: ignor
 
     @display(description="Approves")
     def shown_approves(self, group: Group) -> str:
-        """Return what the members' yes is worth."""
-        needed = guarding.guarded().get(group.name)
-        if needed is None:
+        """Return what the members' yes is worth, and whether there are enough of them."""
+        own = [duty for duty in guarding.duties() if duty.group == group.name]
+        if not own:
             return "nothing: its members are chosen on each person's page"
-        there = group.user_set.filter(is_active=True).count()
-        few = " Too few: manage.py add_approver --first." if there < needed else ""
-        return f"signatures, policies or acts on keys. Up to {needed} must approve; it has {there} active members.{few}"
+        there, needed = group.user_set.filter(is_active=True).count(), guarding.guarded()[group.name]
+        words = "; ".join(f"{duty.what} ({duty.approvals} of them)" for duty in own)
+        if there >= needed:
+            return f"{words}. It has {there} active members."
+        return alarm(f"{words}. It has {there} active members, too few: manage.py add_approver --first.")
 
     @display(description="Members")
     def shown_members(self, group: Group) -> str:
@@ -159,7 +165,9 @@ class PermissionGroupAdmin(Acting, DjangoGroupAdmin, ModelAdmin):  # type: ignor
             return False
         return bool(super().has_delete_permission(request, obj))
 
-    @action(description="Add a member", url_path="add-member", icon="person_add", permissions=["members"])
+    @action(
+        description="Ask to add a member", url_path="add-member", icon="person_add", permissions=["members"]
+    )
     def add_member(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Ask whether somebody may join."""
         people = User.objects.filter(is_active=True).exclude(groups=self.row(request, object_id))
@@ -188,7 +196,7 @@ class PermissionGroupAdmin(Acting, DjangoGroupAdmin, ModelAdmin):  # type: ignor
                 messages.info(request, "Nothing has changed yet: the members are asked to approve it.")
 
         form = MemberForm(request.POST or None, person=request.user, people=people.order_by("username"))
-        title, danger = f"{str(verb.label).capitalize()} a member", verb == MembershipVerb.REMOVE
+        title, danger = TITLES[verb], verb == MembershipVerb.REMOVE
         facts = [
             (name, shown(self.row(request, object_id)))
             for name, shown in (("Approves", self.shown_approves), ("Members", self.shown_members))

@@ -5,6 +5,7 @@ words, in the database by triggers on what `note` has written down.
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
@@ -20,19 +21,33 @@ from keyguard.policies.rules import Effect
 Membership = User.groups.through
 
 
-def guarded() -> dict[str, int]:
-    """Return the groups that approve, each with the most approvals that anything asks it for."""
-    most: dict[str, int] = {}
-    active = active_policy()
-    asked = [
-        (settings.KEYGUARD_POLICY_GROUP, settings.KEYGUARD_POLICY_APPROVALS),
-        (settings.KEYGUARD_OPERATIONS_GROUP, settings.KEYGUARD_OPERATIONS_APPROVALS),
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """What a group is asked to approve, and by how many of its members."""
+
+    group: str
+    approvals: int
+    what: str
+
+
+def duties() -> list[Duty]:
+    """Return what groups are asked for: by the settings, and by each rule of the policy in force."""
+    found = [
+        Duty(settings.KEYGUARD_POLICY_GROUP, settings.KEYGUARD_POLICY_APPROVALS, "changes of the policy"),
+        Duty(settings.KEYGUARD_OPERATIONS_GROUP, settings.KEYGUARD_OPERATIONS_APPROVALS, "acts on keys"),
     ]
-    rules = rules_of(active.pk) if active else ()
-    asked += [(rule.group, rule.approvals) for rule in rules if rule.effect is Effect.REQUIRE_APPROVAL]
-    for group, approvals in asked:
-        if group:
-            most[group] = max(most.get(group, 1), approvals)
+    active = active_policy()
+    for rule in rules_of(active.pk) if active else ():
+        if rule.effect is Effect.REQUIRE_APPROVAL:
+            found.append(Duty(rule.group, rule.approvals, f"signatures by the rule {rule.name}"))  # noqa: PERF401
+    return [duty for duty in found if duty.group]
+
+
+def guarded() -> dict[str, int]:
+    """Return the groups that approve, each with the most approvals that anything asks it for, one at least."""
+    most: dict[str, int] = {}
+    for duty in duties():
+        most[duty.group] = max(most.get(duty.group, 1), duty.approvals)
     return most
 
 

@@ -111,7 +111,7 @@ def _ask(group: Group, person: User, needed: int, actor: str, reason: str) -> Qu
         f"group {group.name}: {verb.label} {person.get_username()}"[:255],
         asking.hash_of(f"{verb}|{group.pk}|{group.name}|{person.pk}|{person.get_username()}|{done}"),
         policy,
-        [Need("who approves", needed, group.name)],
+        [Need("members say who joins them", needed, group.name)],
         shown=shown,
         asked_by=actor,
     )

@@ -291,8 +291,8 @@ def test_console_asks_the_members_and_tells_of_it(treasury: Group, eve: User) ->
     )
     page = f"/admin/auth/group/{treasury.pk}"
     shown = text_of(dora.get(f"{page}/change/"))
-    assert "Up to 2 must approve; it has 3 active members." in shown
-    assert "Add a member" in shown
+    assert "signatures by the rule ask (2 of them). It has 3 active members." in shown
+    assert "Ask to add a member" in shown
     form = {"person_id": eve.pk, "reason": "joins the team", "password": PASSWORD}
     assert "Neither you nor the person answers" in text_of(dora.get(f"{page}/add-member/"))
     assert "not your password" in text_of(dora.post(f"{page}/add-member/", {**form, "password": "no"}))
