@@ -12,7 +12,7 @@ from django_celery_results.models import GroupResult, TaskResult
 from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
-from dalp.console import groups, keys, limits, policies, questions  # noqa: F401 - they register their pages
+from dalp.console import groups, keys, limits, policies, questions, trail  # noqa: F401 - they register their pages
 from dalp.models import ApiToken, IdempotencyRecord
 from signer.models import Attempt
 from workflows import admin as workflows_admin

@@ -11,6 +11,7 @@ from dalp.diagnosis import Finding, first_line
 from keyguard import health, lifecycle, scrub_secrets
 from keyguard.health import HealthState
 from keyguard.models import Kek, Key
+from keyguard.sealing import open_sealings
 from keyguard.states import KekState, KeyState
 from signer import SignerError
 from signer.chains import look_at
@@ -130,6 +131,10 @@ def check_keys() -> list[Finding]:
             "Extend it (manage.py change_key ALIAS validity), or hand its roles over to a new key.",
         )
         for key in lifecycle.expiring()
+    ]
+    found += [
+        Finding("keys: seals", False, str(one), "Find out why, then: manage.py unseal. docs/keys.md")
+        for one in open_sealings()
     ]
     found += _paper()
     suspended = Key.objects.filter(state=KeyState.SUSPENDED).order_by("alias")

@@ -90,6 +90,15 @@ def check_vacuum() -> list[Finding]:
     ]
 
 
+def check_unsealed() -> list[Finding]:
+    """Look whether keyguard is sealed: then nothing is signed, whatever else works."""
+    from keyguard.sealing import open_sealings
+
+    sealing = open_sealings().filter(backend="").first()
+    remedy = "Find out why, then: manage.py unseal. docs/keys.md says more."
+    return [Finding("keys", sealing is None, str(sealing or "not sealed"), "" if sealing is None else remedy)]
+
+
 def check_broker() -> list[Finding]:
     """Look whether Redis answers."""
     try:
@@ -165,7 +174,7 @@ def readiness() -> list[Finding]:
     """Return what a web or worker process needs in order to work."""
     from dalp.chain_diagnosis import check_nodes
 
-    checks = (check_database, check_broker, check_beat, check_nodes)
+    checks = (check_database, check_broker, check_beat, check_nodes, check_unsealed)
     return [finding for check in checks for finding in guarded(check)]
 
 

@@ -47,6 +47,11 @@ SECRET_KEY_FALLBACKS: list[str] = env.list("SECRET_KEY_FALLBACKS", default=[])
 KEYGUARD_KEK = env.str("KEYGUARD_KEK", default="") or DEVELOPMENT_KEK
 # What was stored under an earlier one can still be opened, until rotate_kek has moved it.
 KEYGUARD_KEK_FALLBACKS: list[str] = env.list("KEYGUARD_KEK_FALLBACKS", default=[])
+# What entries of keyguard's audit trail are authenticated with, 32 bytes in hex; without it, what SECRET_KEY gives.
+KEYGUARD_AUDIT_KEY = env.str("KEYGUARD_AUDIT_KEY", default="")
+KEYGUARD_AUDIT_KEY_FALLBACKS: list[str] = env.list("KEYGUARD_AUDIT_KEY_FALLBACKS", default=[])
+# The alias of a key that signs the heads of the trail, once a minute; one in an HSM, at best.
+KEYGUARD_AUDIT_SIGNER = env.str("KEYGUARD_AUDIT_SIGNER", default="")
 ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 
 # Switches the epoch check off, so that a test can show that the fault suite notices. Never outside tests.
@@ -193,6 +198,7 @@ CELERY_TASK_ANNOTATIONS = {
         "signer.probe",
         "signer.index",
         "signer.sweep",
+        "signer.keep_keys",
         "signer.money",
         "signer.check_money",
         "dalp.diagnose",
@@ -227,6 +233,7 @@ CELERY_BEAT_SCHEDULE = {
     # Expiring: sweeps that pile up while no worker runs would only repeat one another.
     "workflows-sweep": {"task": "workflows.sweep", "schedule": 1.0, "options": {"expires": 5}},
     "signer-sweep": {"task": "signer.sweep", "schedule": 1.0, "options": {"expires": 5}},
+    "signer-keep-keys": {"task": "signer.keep_keys", "schedule": 10.0, "options": {"expires": 8}},
     "signer-money": {"task": "signer.money", "schedule": 30.0, "options": {"expires": 25}},
     "webhooks-deliver": {"task": "webhooks.deliver", "schedule": 1.0, "options": {"expires": 5}},
     "webhooks-forget": {
@@ -282,7 +289,9 @@ SIGNER = knobs(
     index_slice_seconds=3,
     low_runway_hours=6,
 )
-KEYGUARD = knobs("KEYGUARD", approval_seconds=3600, approved_seconds=86_400)
+KEYGUARD = knobs(
+    "KEYGUARD", approval_seconds=3600, approved_seconds=86_400, abandoned_seconds=30, head_seconds=60
+)
 # Whose members must approve a change of policy, and how many of them; without a group nobody is asked.
 KEYGUARD_POLICY_GROUP = env.str("KEYGUARD_POLICY_GROUP", default="")
 KEYGUARD_POLICY_APPROVALS = env.int("KEYGUARD_POLICY_APPROVALS", default=1)

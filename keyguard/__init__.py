@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from keyguard.audit.verifying import TrailFault as TrailFault
+    from keyguard.audit.verifying import verify_trail as verify_trail
     from keyguard.authorizations import SignedAuthorization as SignedAuthorization
     from keyguard.backends.hints import custody_hint as custody_hint
     from keyguard.calls import Call as Call
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from keyguard.handing_over import hand_over as hand_over
     from keyguard.handing_over import plan_hand_overs as plan_hand_overs
     from keyguard.jobs import SigningRequest as SigningRequest
+    from keyguard.keeping import keep as keep
     from keyguard.keys import bind_key as bind_key
     from keyguard.keys import create_key as create_key
     from keyguard.keys import find_key as find_key
@@ -70,6 +73,7 @@ _LAZY = {
     "Report": ("keyguard.custodians", "Report"),
     "SignedAuthorization": ("keyguard.authorizations", "SignedAuthorization"),
     "SignedTransaction": ("keyguard.signing", "SignedTransaction"),
+    "TrailFault": ("keyguard.audit.verifying", "TrailFault"),
     "SigningRequest": ("keyguard.jobs", "SigningRequest"),
     "answers": ("keyguard.policies.asking", "answers"),
     "expire_questions": ("keyguard.policies.asking", "expire"),
@@ -87,6 +91,7 @@ _LAZY = {
     "find_keys": ("keyguard.keys", "find_keys"),
     "hand_over": ("keyguard.handing_over", "hand_over"),
     "import_key": ("keyguard.keys", "import_key"),
+    "keep": ("keyguard.keeping", "keep"),
     "plan_hand_overs": ("keyguard.handing_over", "plan_hand_overs"),
     "register_custodian": ("keyguard.custodians", "register_custodian"),
     "scrub_secrets": ("keyguard.redaction", "scrub"),
@@ -94,6 +99,7 @@ _LAZY = {
     "sign_message": ("keyguard.signing", "sign_message"),
     "sign_transactions": ("keyguard.signing", "sign_transactions"),
     "sign_typed_data": ("keyguard.signing", "sign_typed_data"),
+    "verify_trail": ("keyguard.audit.verifying", "verify_trail"),
 }
 
 __all__ = [
@@ -116,6 +122,7 @@ __all__ = [
     "SignedAuthorization",
     "SignedTransaction",
     "SigningRequest",
+    "TrailFault",
     "allow_delegate",
     "answers",
     "bind_key",
@@ -131,6 +138,7 @@ __all__ = [
     "find_keys",
     "hand_over",
     "import_key",
+    "keep",
     "on_answer",
     "plan_hand_overs",
     "register_custodian",
@@ -139,6 +147,7 @@ __all__ = [
     "sign_message",
     "sign_transactions",
     "sign_typed_data",
+    "verify_trail",
 ]
 
 

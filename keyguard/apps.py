@@ -12,7 +12,7 @@ class KeyguardConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the custodies that are configured; nobody is asked, no SDK is loaded."""
-        from keyguard import lifecycle  # noqa: F401 - knows what is done once people have approved an act on a key
+        from keyguard import delegates, lifecycle, sealing  # noqa: F401 - know what follows when people have approved
         from keyguard.backends import custodies
         from keyguard.policies import guarding, memberships  # noqa: F401 - as lifecycle, of groups that approve
 

@@ -6,6 +6,10 @@ keyguard can be had without the engine, so the register of crash points is not i
 from collections.abc import Callable
 
 NAMES = {
+    "keyguard.intended": "the intent to sign is committed, no backend was asked",
+    "keyguard.signed": "the backend has signed, nothing says so",
+    "keyguard.concluded": "the signature is committed, nobody was given it",
+    "keyguard.before_head": "the chains' ends are read, no head says so",
     "keyguard.hsm_key_made": "the token has the new key pair, no row tells of it",
     "keyguard.vault_written": "Vault has the new ciphertext, nothing is committed",
     "keyguard.kek_noted": "the new KEK has a row, its keeper may not have made it yet",

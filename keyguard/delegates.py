@@ -6,10 +6,14 @@ holds for all keys; which of them may do what is for policies to say. Taking a d
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 from django.db.models import Q
+from django.db.models.signals import ModelSignal, post_delete, post_save
+from django.dispatch import receiver
 
+from keyguard.audit.chaining import note
 from keyguard.authorizations import NOBODY, Authorization, SignedAuthorization
 from keyguard.curve import checksummed
 from keyguard.errors import DelegateNotAllowedError
@@ -40,6 +44,12 @@ def disallow_delegate(chain_id: int, address: str) -> bool:
     if removed:
         log.info("delegate_disallowed", chain=chain_id, address=address)
     return removed
+
+
+@receiver([post_save, post_delete], sender=AllowedDelegate)
+def _note(instance: AllowedDelegate, signal: ModelSignal, **_: Any) -> None:
+    event = "delegate_taken_off" if signal is post_delete else "delegate_allowed"
+    note(event, {"chain": instance.chain_id, "address": instance.address, "note": instance.note})
 
 
 def require_allowed(content: Content) -> None:

@@ -16,7 +16,11 @@ keyguard doesn't know means *deny*: nothing was signed. No message here holds ke
     ├── KekError                    the key encryption key is missing, malformed or another one; accuses no key
     ├── BackendError                what keeps keys or KEKs does not answer as it should; `keyguard.backend_errors`
     ├── MaterialTamperedError       the stored key does not open: the key is suspended
-    ├── SignatureInvalidError       the backend's signature is not the pinned key's: the key is suspended
+    ├── SignatureInvalidError       the backend's signature is not the pinned key's: key suspended, backend sealed
+    ├── SignatureUnderWayError      another caller asks for the same at this moment
+    ├── KeyguardSealedError         nothing is signed until people lift the seal; SealingInvalidError
+    ├── AuditKeyError, AuditFailedError  what cannot be in the audit trail is not done
+    ├── CustodySignatureError, CustodySignaturePendingError  a custody's answer to a request for a signature
     ├── CustodyUnreachableError     no usable answer of a custody: it may have been asked all the same
     │   └── CustodyBusyError, CustodyClockError, CustodyDeniesError, CustodyMisconfiguredError
     ├── CustodyForgotError          a custody knew a call and knows it no longer
@@ -442,14 +446,75 @@ class MaterialTamperedError(KeyguardError):
 
 
 class SignatureInvalidError(KeyguardError):
-    """The backend's signature is not one of the pinned key over this payload. The key is suspended."""
+    """The backend's signature is not one of the pinned key over this payload. The key is suspended, the backend sealed."""
 
     code = "KEYGUARD_SIGNATURE_INVALID"
-    cause = (
-        "The backend's answer is not a signature of the pinned key over this payload. The key is suspended."
-    )
+    cause = "The backend's answer is not a signature of the pinned key over this payload. The key is suspended, the backend sealed."
     remedy = "Treat it as a fault attack or a mixed-up backend: examine the backend before it is used again."
     disposition = Disposition.PARK
+
+
+class KeyguardSealedError(KeyguardError):
+    """Keyguard is sealed, or the key's backend is: nothing is signed until people lift the seal."""
+
+    code = "KEYGUARD_SEALED"
+    cause = "Keyguard, or this key's backend, is sealed: nothing is signed until the seal is lifted."
+    remedy = "manage.py doctor says why it was sealed. Once that is understood and over: manage.py unseal."
+    disposition = Disposition.PARK
+
+
+class SealingInvalidError(KeyguardError):
+    """A seal cannot be set or lifted like that."""
+
+    code = "KEYGUARD_SEALING_INVALID"
+    cause = "A seal cannot be set or lifted like that."
+    remedy = "The message says why not."
+
+
+class AuditKeyError(KeyguardError):
+    """The key of the audit trail is none."""
+
+    code = "KEYGUARD_AUDIT_KEY"
+    cause = "KEYGUARD_AUDIT_KEY, or one of KEYGUARD_AUDIT_KEY_FALLBACKS, is not 32 bytes in hex."
+    remedy = "Make one with: openssl rand -hex 32"
+    disposition = Disposition.PARK
+
+
+class AuditFailedError(KeyguardError):
+    """The database refuses an entry of the audit trail. Nothing that it tells of was done; keyguard seals itself."""
+
+    code = "KEYGUARD_AUDIT_FAILED"
+    cause = (
+        "The database refuses an entry of the audit trail; nothing is signed that the trail does not tell of."
+    )
+    remedy = "Look whether the disk is full and who holds locks; then manage.py verify_audit, and unseal."
+    disposition = Disposition.PARK
+
+
+class SignatureUnderWayError(KeyguardError):
+    """Somebody else asks for this very signature at this moment."""
+
+    code = "KEYGUARD_SIGNATURE_UNDER_WAY"
+    cause = "Somebody else asks for this very signature at this moment, or has just died while doing so."
+    remedy = "None: ask again with the same idempotency key."
+    disposition = Disposition.RETRY
+
+
+class CustodySignatureError(KeyguardError):
+    """A custody will not give this signature: its rules, its people or a failure there."""
+
+    code = "KEYGUARD_CUSTODY_REFUSED"
+    cause = "The custody refused the signature."
+    remedy = "Ask the custody's operators; what is asked for under a new idempotency key is a new request."
+
+
+class CustodySignaturePendingError(KeyguardError):
+    """A custody has the request, and no answer yet."""
+
+    code = "KEYGUARD_CUSTODY_PENDING"
+    cause = "The custody has the request and no answer yet; its own people may have to approve it."
+    remedy = "None: ask again with the same idempotency key. Nothing is asked for twice."
+    disposition = Disposition.RETRY
 
 
 class CustodyUnreachableError(KeyguardError):

@@ -20,6 +20,9 @@ from django.db import connection, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from keyguard.audit import chaining
+from keyguard.audit.chaining import note
+from keyguard.audit.rows import note_row
 from keyguard.calls import Call
 from keyguard.curve import checksummed
 from keyguard.custodians import CUSTODIANS, Custodian, Report, Ticket, custodian_of
@@ -35,7 +38,8 @@ from keyguard.errors import (
 from keyguard.floor import checked_address, checked_idempotency_key, decode_call
 from keyguard.keys import require_may_sign
 from keyguard.models import HandOver, Key
-from keyguard.policies.deciding import Asked, UndecidedError, ask_people, decide
+from keyguard.policies import spending
+from keyguard.policies.deciding import Asked, UndecidedError, active_policy_id, ask_people, decide
 from keyguard.policies.facts import facts_of_content
 from keyguard.redaction import scrub
 from keyguard.states import HANDED_BACK, UNDER_WAY, CustodyState, HandOverState, Origin
@@ -114,8 +118,11 @@ def _planned(request: HandOverRequest) -> tuple[HandOver, Call]:
         _require_active(key)
         # durable: an intent that the caller's rollback takes back would not be there when the custody is asked.
         with _asking_people(request, key, call), transaction.atomic(durable=True):
-            decide([_asked(request, key, call)])
+            chaining.locked([key.pk])  # before the purses, as a signature does
+            decide([_asked(request, key, call)], active_policy_id())
             HandOver.objects.bulk_create([intent], ignore_conflicts=True)
+            if HandOver.objects.filter(pk=intent.pk).exists():  # else somebody else was first
+                note_row("call_intended", intent, key.pk, external_id=request.external_id)
         found = HandOver.objects.get(external_id=request.external_id)
     if found.payload_hash != intent.payload_hash:
         raise IdempotencyConflictError(f"{request.external_id}: used for another call or key")
@@ -291,12 +298,19 @@ def _record(row: HandOver, report: Report) -> Report:
     if (row.state, row.hash, row.reason) == (report.state, report.hash, report.reason):
         return report
     rows = HandOver.objects.filter(pk=row.pk).exclude(state__in=[HandOverState.INTENT, *HANDED_BACK])
-    rows.update(
-        state=HandOverState(report.state),
-        hash=report.hash,
-        reason=report.reason,
-        answered_at=Now(),
-    )
+    with transaction.atomic():
+        chaining.locked([row.key_id])  # before the row, as whoever plans the same call does
+        told = rows.update(
+            state=HandOverState(report.state),
+            hash=report.hash,
+            reason=report.reason,
+            answered_at=Now(),
+        )
+        if told:
+            said = {"external_id": row.external_id, "says": str(report.state), "hash": report.hash}
+            note("call_reported", said, row.key_id)
+            if HandOverState(report.state) in HANDED_BACK and not report.hash:
+                spending.give_back([row.external_id])
     log.info("custody_says", external_id=row.external_id, state=report.state, hash=report.hash)
     return report
 

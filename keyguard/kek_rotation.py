@@ -16,6 +16,8 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 
 from keyguard import kek as keks
+from keyguard.audit.chaining import note
+from keyguard.audit.rows import note_row
 from keyguard.backend_errors import KekInUseError, KekNotNewError, KekRotationError
 from keyguard.crashpoints import crashpoint
 from keyguard.curve import wipe
@@ -83,7 +85,8 @@ def _activate(kek: Kek) -> None:
         replaced = Kek.objects.filter(state__in=earlier).update(state=KekState.DECRYPT_ONLY)
         if not Kek.objects.filter(pk=kek.pk, state=KekState.NEW).update(state=KekState.ACTIVE, **facts):
             raise KekRotationError("somebody else has activated this KEK: run rotate_kek again, it goes on")
-    kek.state = KekState.ACTIVE
+        kek.state = KekState.ACTIVE
+        note_row("kek_activated", kek, check_value=kek.kcv)
     log.info("kek_activated", id=str(kek.pk), provider=kek.provider, check_value=kek.kcv, replaced=replaced)
     crashpoint("keyguard.kek_activated")
 
@@ -247,7 +250,10 @@ def _retire() -> list[Kek]:
     retired = []
     for kek in Kek.objects.filter(state__in=before(KekState.RETIRED, KEK_TRANSITIONS)):
         if not _current().filter(kek=kek).exists():
-            Kek.objects.filter(pk=kek.pk, state=KekState.DECRYPT_ONLY).update(state=KekState.RETIRED)
+            with transaction.atomic():
+                idle = Kek.objects.filter(pk=kek.pk, state=KekState.DECRYPT_ONLY)
+                if idle.update(state=KekState.RETIRED):
+                    note("kek_retired", {"kek": str(kek.pk), "check_value": kek.kcv})
             retired.append(kek)
     return retired
 
@@ -268,7 +274,8 @@ def destroy_kek(kek_id: UUID) -> str:
                 f"{kek} is {kek.state}: only a retired KEK is destroyed; run rotate_kek first"
             )
         # Before its keeper is asked: from now on nothing opens under it, whenever the keeper has done it.
-        Kek.objects.filter(pk=kek_id).update(state=KekState.DESTROYED)
+        if Kek.objects.filter(pk=kek_id, state=KekState.RETIRED).update(state=KekState.DESTROYED):
+            note("kek_destroyed", {"kek": str(kek_id), "check_value": kek.kcv})
     crashpoint("keyguard.kek_doomed")
     rest = provider_of(kek.provider).destroy(kek)
     log.warning("kek_destroyed", id=str(kek_id), provider=kek.provider, check_value=kek.kcv)

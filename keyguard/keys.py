@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Callable, Collection
+from datetime import datetime
 from uuid import UUID
 
 import structlog
 from django.db import IntegrityError, transaction
-from django.db.models import F, Q
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from keyguard import curve
+from keyguard.audit.chaining import note
+from keyguard.audit.rows import note_row
 from keyguard.backends import backend_of
 from keyguard.custodians import custodian_of
 from keyguard.errors import (
@@ -128,9 +131,12 @@ def suspend_key(key_id: UUID, reason: str) -> bool:
     Conditional, so that the first reason stays.
     """
     earlier = before(KeyState.SUSPENDED, KEY_TRANSITIONS)
-    suspended = Key.objects.filter(pk=key_id, state__in=earlier).update(
-        state=KeyState.SUSPENDED, state_reason=reason
-    )
+    with transaction.atomic():
+        suspended = Key.objects.filter(pk=key_id, state__in=earlier).update(
+            state=KeyState.SUSPENDED, state_reason=reason
+        )
+        if suspended:
+            note("suspended", {"state": KeyState.SUSPENDED, "reason": reason}, key_id)
     if suspended:
         log.error("key_suspended", key=str(key_id), reason=reason)
     return bool(suspended)
@@ -138,16 +144,21 @@ def suspend_key(key_id: UUID, reason: str) -> bool:
 
 def require_may_sign(keys: Collection[Key]) -> None:
     """Raise the KeyNotActiveError of the first of these keys that may not sign now, as its row stands now."""
-    found = Key.objects.filter(pk__in=[key.pk for key in keys]).annotate(now=Now())
-    states = found.filter(~Q(state=KeyState.ACTIVE) | Q(not_before__gt=F("now")) | Q(not_after__lte=F("now")))
-    for key in states:
-        if key.state in NOT_ACTIVE:
-            error, words = NOT_ACTIVE[KeyState(key.state)], f"is {key.get_state_display().lower()}"
-        elif key.not_after and key.not_after <= key.now:
-            error, words = KeyExpiredError, f"signed until {key.not_after:%Y-%m-%d %H:%M} UTC"
-        else:
-            error, words = KeyNotYetValidError, f"signs from {key.not_before:%Y-%m-%d %H:%M} UTC on"
-        raise error(f"the key of {key.address} {words}, and signs nothing now")
+    for key in Key.objects.filter(pk__in=[key.pk for key in keys]).annotate(now=Now()):
+        require_signs_at(key, key.now)
+
+
+def require_signs_at(key: Key, now: datetime) -> None:
+    """Raise a KeyNotActiveError when this row, which was just read, says that the key may not sign now."""
+    if key.state in NOT_ACTIVE:
+        error, words = NOT_ACTIVE[KeyState(key.state)], f"is {key.get_state_display().lower()}"
+    elif key.not_after and key.not_after <= now:
+        error, words = KeyExpiredError, f"signed until {key.not_after:%Y-%m-%d %H:%M} UTC"
+    elif key.not_before and key.not_before > now:
+        error, words = KeyNotYetValidError, f"signs from {key.not_before:%Y-%m-%d %H:%M} UTC on"
+    else:
+        return
+    raise error(f"the key of {key.address} {words}, and signs nothing now")
 
 
 NOT_ACTIVE: dict[KeyState, type[KeyNotActiveError]] = {
@@ -163,6 +174,7 @@ def _add(alias: str, store: Callable[[], Key]) -> Key:
     try:
         with transaction.atomic():
             key = store()
+            note_row("key_added", key, key.pk, alias=alias, state=key.state)
     except IntegrityError:  # the constraints decide; two callers may have looked at the same moment
         if Key.objects.filter(alias=alias).exists():
             raise AliasTakenError(f"another key has the alias {alias}") from None

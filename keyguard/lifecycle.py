@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
+from keyguard.audit.rows import note_row
 from keyguard.errors import KeyActInvalidError
 from keyguard.models import Key, KeyAct
 from keyguard.policies import asking, publishing
@@ -111,10 +112,11 @@ def _carry_out(key: Key, verb: KeyVerb, actor: str, reason: str, details: Mappin
     with transaction.atomic():
         if not rows.update(**changes):
             raise KeyActInvalidError("somebody else has changed the key meanwhile: look at it again")
-        KeyAct.objects.create(
+        done = KeyAct.objects.create(
             key=key, verb=verb, actor=actor[:150], reason=reason[:500], details=dict(details)
         )
-    key.refresh_from_db()
+        key.refresh_from_db()
+        note_row("key_act", done, key.pk, verb=str(verb), actor=actor, state=key.state)
     log.warning("key_act", key=key.address, verb=str(verb), actor=actor)
 
 

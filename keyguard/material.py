@@ -1,11 +1,12 @@
 """Keys' material in the database: sealed when a key is added, opened for the length of a signature."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 from keyguard import curve
-from keyguard.envelope import Binding, Envelope, opened, seal
+from keyguard.envelope import Binding, Envelope, KekCipher, opened, seal
 from keyguard.errors import MaterialTamperedError
 from keyguard.kek import active_kek, open_kek
 from keyguard.models import Key, KeyMaterial
@@ -33,20 +34,41 @@ def seal_key(
     return key, material
 
 
-@contextmanager
-def opened_key(key: Key, kept: tuple[bytes, bytes] | None = None) -> Iterator[bytearray]:
-    """Give the private key for the length of the block, then wipe it.
+@dataclass(frozen=True, slots=True)
+class SealedKey:
+    """A key's material as it is stored, and the KEK that opens it: nothing in here is secret but for the latter."""
 
-    kept: nonce and ciphertext, where they are kept outside the database. Raises MaterialTamperedError when they do
-    not belong to this key, and KekErrors and BackendErrors, which accuse nobody.
+    envelope: Envelope = field(repr=False)
+    kek: KekCipher = field(repr=False)
+    binding: Binding
+
+    @contextmanager
+    def opened(self) -> Iterator[bytearray]:
+        """Give the private key for the length of the block, then wipe it.
+
+        Raises MaterialTamperedError when the material does not belong to this key, and KekErrors and BackendErrors,
+        which accuse nobody.
+        """
+        with opened(self.envelope, self.kek, self.binding) as secret:
+            yield secret
+
+    def sign(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Sign digests, in order: each signature is 65 bytes, r, s and recovery id. Raises what `opened` raises."""
+        with self.opened() as secret:
+            return [curve.sign(secret, digest) for digest in digests]
+
+
+def load_key(key: Key, kept: tuple[bytes, bytes] | None = None) -> SealedKey:
+    """Return the material of a key. kept: nonce and ciphertext, where they are kept outside the database.
+
+    Raises MaterialTamperedError when there is none, and KekErrors and BackendErrors.
     """
     material = KeyMaterial.objects.filter(key=key).select_related("kek").order_by("-seq").first()
     if material is None:
         raise MaterialTamperedError
     nonce, ciphertext = kept or (bytes(material.nonce), bytes(material.ciphertext))
     envelope = Envelope(bytes(material.wrapped_dek), bytes(material.dek_nonce), nonce, ciphertext)
-    with opened(envelope, open_kek(material.kek), binding_of(key, material.seq, material.kek_id)) as secret:
-        yield secret
+    return SealedKey(envelope, open_kek(material.kek), binding_of(key, material.seq, material.kek_id))
 
 
 def binding_of(key: Key, seq: int, kek_id: UUID) -> Binding:

@@ -178,7 +178,7 @@ class SigningRecord(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     idempotency_key = models.CharField(max_length=255)
-    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="records")
+    key = models.ForeignKey(Key, on_delete=models.PROTECT, db_index=False, related_name="records")
     kind = models.CharField(max_length=12, choices=RecordKind)
     state = models.CharField(max_length=8, choices=RecordState)
     payload_hash = models.CharField(max_length=66, blank=True)  # empty: refused before there was a payload
@@ -193,8 +193,13 @@ class SigningRecord(models.Model):
     hash = models.CharField(max_length=66, blank=True, db_index=True)
     subject = models.CharField(max_length=255, blank=True)  # what it is for
     caller = models.CharField(max_length=150, blank=True)
-    policy = models.ForeignKey("keyguard.Policy", on_delete=models.PROTECT, null=True, related_name="+")
+    policy = models.ForeignKey(
+        "keyguard.Policy", on_delete=models.PROTECT, db_index=False, null=True, related_name="+"
+    )
     facts = models.JSONField(null=True)  # what a policy knows of it, where no raw transaction says so
+    # The entries of the key's chain that speak of it: `keyguard.audit`.
+    intent_seq = models.BigIntegerField(null=True)  # empty: refused before anything was intended
+    result_seq = models.BigIntegerField(null=True)
     error = models.CharField(max_length=64, blank=True)  # an error's code
     why = models.CharField(max_length=300, blank=True)  # the rule that refused it
     created_at = models.DateTimeField(auto_now_add=True, db_index=True)
@@ -202,6 +207,13 @@ class SigningRecord(models.Model):
 
     class Meta:
         ordering = ["-created_at"]
+        indexes = [
+            models.Index(fields=["key", "intent_seq"], name="keyguard_record_chain"),
+            # What was begun and has no answer yet is little, whatever the table holds.
+            models.Index(
+                fields=["created_at"], condition=Q(state="INTENT"), name="keyguard_record_unanswered"
+            ),
+        ]
         constraints = [
             # A refusal doesn't use up its idempotency key: no signature was made under it.
             models.UniqueConstraint(
@@ -258,6 +270,31 @@ class HandOver(models.Model):
         return f"{self.external_id} {self.state}"
 
 
+class Sealing(models.Model):
+    """A time in which nothing is signed: by no key, or by none of a backend. It ends when people say so."""
+
+    backend = models.CharField(max_length=20, blank=True)  # empty: all of them
+    code = models.CharField(max_length=64, blank=True)  # an error's, when keyguard sealed itself
+    reason = models.CharField(max_length=500)
+    actor = models.CharField(max_length=150, blank=True)  # empty: keyguard itself
+    at = models.DateTimeField(db_default=Now())
+    lifted_at = models.DateTimeField(null=True)
+    lifted_by = models.CharField(max_length=150, blank=True)
+    lifted_reason = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        ordering = ["-at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["backend"], condition=Q(lifted_at=None), name="keyguard_sealing_open_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        whose = f"keys of {self.backend} are" if self.backend else "all keys are"
+        return f"{whose} sealed by {self.actor or 'keyguard itself'} ({self.code or self.reason})"
+
+
 class AllowedDelegate(models.Model):
     """A contract that any account here may be handed to on this chain (EIP-7702). What is not listed is refused."""
 
@@ -284,6 +321,7 @@ class AllowedDelegate(models.Model):
             raise ValidationError({"address": str(error)}) from None
 
 
+from keyguard.audit.models import AuditChain, AuditEntry, AuditHead  # noqa: E402, F401 - Django looks for them here
 from keyguard.policies.models import (  # noqa: E402 - Django looks for them here
     GuardedGroup,  # noqa: F401
     MembershipAct,  # noqa: F401

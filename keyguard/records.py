@@ -1,10 +1,11 @@
-"""The records of signing: an intent before, the answer after, refusals beside. Only this module writes them.
+"""The rows of signing: an intent before, the answer after, refusals beside; and what the audit trail says of each.
 
-Upholds: the unique idempotency key decides who signs. Whoever inserts the intent does; the others wait for that
-transaction on the constraint and read its answer.
+Upholds: the unique idempotency key decides who signs. Whoever inserts the intent does; the others wait on the
+constraint until it is committed, and then for its answer.
 """
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -32,34 +33,94 @@ class Answer:
     hash: str
 
 
-def reserve(jobs: Iterable[Job]) -> tuple[dict[str, Answer], list[tuple[SigningRecord, Job]]]:
-    """Insert the intents; return the answers given before, by idempotency key, and the intents that are ours.
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """What became of the jobs of a batch."""
+
+    answers: dict[str, Answer]  # given before, by idempotency key
+    ours: list[tuple[SigningRecord, Job]]  # to be signed by whoever reserved them
+    others: list[tuple[SigningRecord, Job]]  # somebody else is at it, or was
+
+
+def reserve(jobs: Iterable[Job], intent_seqs: Mapping[UUID, int], policy_id: UUID | None) -> Reserved:
+    """Insert the intents. intent_seqs: where the audit trail will speak of them, by key.
 
     Raises IdempotencyConflictError when an idempotency key was used for something else.
     """
     # In the order of the keys: two batches that share some would otherwise wait for each other for ever.
     by_key = dict(sorted(_unique(jobs).items()))
     intents = {key: _intent(job) for key, job in by_key.items()}
-    ours = insert_missing(list(intents.values()))
-    fresh = [(intents[key], job) for key, job in by_key.items() if intents[key].pk in ours]
-    answers: dict[str, Answer] = {}
-    taken = [key for key in by_key if intents[key].pk not in ours]
-    stored = SigningRecord.objects.filter(idempotency_key__in=taken).exclude(state=RecordState.REFUSED)
-    for record in stored if taken else ():
-        if record.payload_hash != by_key[record.idempotency_key].payload_hash:
+    for intent in intents.values():
+        intent.intent_seq, intent.policy_id = intent_seqs[intent.key_id], policy_id
+    inserted = insert_missing(list(intents.values()))
+    reserved = Reserved({}, [], [])
+    taken = {}
+    for key, job in by_key.items():
+        if intents[key].pk in inserted:
+            reserved.ours.append((intents[key], job))
+        else:
+            taken[key] = job
+    for record in stored(taken):
+        job = taken[record.idempotency_key]
+        if record.payload_hash != job.payload_hash:
             raise IdempotencyConflictError(f"{record.idempotency_key}: used for another payload or key")
-        answers[record.idempotency_key] = _answer(record)
-    return answers, fresh
+        if record.state == RecordState.SIGNED:
+            reserved.answers[record.idempotency_key] = answer_of(record)
+        else:
+            reserved.others.append((record, job))
+    return reserved
 
 
-def conclude(signed: Sequence[tuple[SigningRecord, Answer]], policy_id: UUID | None) -> None:
-    """Write the answers beside their intents, in one statement. An intent that is not there denies the batch."""
-    if not signed:
-        return
-    columns = ("signature", "raw", "hash", "policy_id")
-    rows = {record.pk: (answer.signature, answer.raw, answer.hash, policy_id) for record, answer in signed}
+def stored(idempotency_keys: Collection[str]) -> list[SigningRecord]:
+    """Return what is recorded under these idempotency keys, but for refusals, which use none up."""
+    if not idempotency_keys:
+        return []
+    rows = SigningRecord.objects.filter(idempotency_key__in=idempotency_keys)
+    return list(rows.exclude(state=RecordState.REFUSED).order_by())
+
+
+def write_signed(signed: Sequence[tuple[SigningRecord, Answer]], seqs: Mapping[UUID, int]) -> None:
+    """Write the answers beside their intents, in one statement. An intent that is not there denies the batch.
+
+    seqs: where the audit trail speaks of the answers, by key.
+    """
+    columns = ("signature", "raw", "hash", "result_seq")
+    rows = {
+        record.pk: (answer.signature, answer.raw, answer.hash, seqs[record.key_id])
+        for record, answer in signed
+    }
     if write_answers(columns, rows, timezone.now()) != len(signed):
         raise SigningDeniedError("an intent is missing; nothing was signed")
+
+
+def intent_row(record: SigningRecord) -> list[Any]:
+    """Return what the audit trail says of an intent."""
+    numbers = [None if number is None else str(number) for number in (record.value, record.nonce)]
+    return [
+        str(record.pk),
+        record.idempotency_key,
+        str(record.kind),
+        record.payload_hash,
+        record.digest,
+        record.chain_id,
+        record.to,
+        *numbers,
+        record.subject,
+        record.caller,
+        record.facts,
+        record.policy_id and str(record.policy_id),
+    ]
+
+
+def signed_row(pk: UUID, answer: Answer) -> list[Any]:
+    """Return what the audit trail says of an answer."""
+    raw = hashlib.sha256(answer.raw).hexdigest()
+    return [str(pk), answer.signature.hex(), raw, answer.hash]
+
+
+def refused_row(record: SigningRecord, code: str, why: str) -> list[Any]:
+    """Return what the audit trail says of a refusal."""
+    return [str(record.pk), code, why]
 
 
 def refused_request(request: Request, key: Key, code: str) -> SigningRecord:
@@ -128,7 +189,8 @@ def _address(address: bytes) -> str:
     return checksummed(f"0x{address.hex()}") if address else ""
 
 
-def _answer(record: SigningRecord) -> Answer:
+def answer_of(record: SigningRecord) -> Answer:
+    """Return the answer of a record that has one."""
     if record.state != RecordState.SIGNED or record.signature is None:
-        raise SigningDeniedError(f"{record.idempotency_key}: another caller has not finished")
+        raise SigningDeniedError(f"{record.idempotency_key}: it was not signed")
     return Answer(bytes(record.signature), bytes(record.raw), record.hash)

@@ -1,43 +1,48 @@
 """Signing, on one path for every backend.
 
-Decode and check against the hard floor, record the intent, ask the policy, let the backend sign, lower s, recover and compare with the
-pinned public key, take the raw transaction apart again and compare it with the request, record the answer, return it.
+Decode and check against the hard floor; ask the policy and record the intent, commit; let the backend sign, lower s,
+recover and compare with the pinned public key, take the raw transaction apart again and compare it with the request;
+record the answer, commit; return it.
 
-Upholds: one signature per idempotency key, however many ask at once; no signature leaves without a committed record;
-a batch is signed whole or not at all; a key whose material or signature is wrong is suspended, and stays so although
-the batch is rolled back. Anything unforeseen means *denied*.
+Upholds: one signature per idempotency key, however many ask at once; no signature leaves without a committed record and
+an entry in the audit trail, nor is a backend asked without one; a batch is signed whole or not at all; a key whose
+material or signature is wrong is suspended. Anything unforeseen means *denied*.
+
+A process that dies leaves nothing before the first commit, and after it an intent that is closed as abandoned: what was
+signed between the two commits has left nowhere. After the second one the same request gets the same answer.
 Does not ask who the caller is: it believes what it is told.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
-from uuid import UUID
 
 import structlog
 from django.db import Error as DatabaseError
-from django.db import transaction
-from django.utils import timezone
 
-from keyguard import curve, ethereum
+from keyguard import curve, custody_signatures, ethereum, refusing
 from keyguard.authorizations import SignedAuthorization
 from keyguard.backends import backend_of
+from keyguard.backends.kinds import Sign
+from keyguard.concluding import conclude, end_abandoned, refuse
 from keyguard.delegates import require_allowed
 from keyguard.errors import (
-    ApprovalPendingError,
+    AuditFailedError,
     BackendError,
+    CustodySignaturePendingError,
+    CustodyUnreachableError,
     FloorError,
     KekError,
     KeyguardError,
-    KeyNotActiveError,
     KeyNotFoundError,
-    MaterialTamperedError,
     SignatureInvalidError,
+    SignatureUnderWayError,
     SigningDeniedError,
 )
 from keyguard.ethereum import UnsignedTransaction
 from keyguard.floor import checked_address
+from keyguard.intending import Batch, intend
 from keyguard.jobs import (
     AuthorizationRequest,
     Job,
@@ -47,15 +52,16 @@ from keyguard.jobs import (
     TypedDataRequest,
     prepare,
 )
-from keyguard.keys import require_may_sign, suspend_key
 from keyguard.models import Key, SigningRecord
-from keyguard.policies.deciding import Asked, UndecidedError, ask_people, decide
-from keyguard.policies.facts import facts_of
-from keyguard.records import Answer, conclude, refused_job, refused_request, reserve
+from keyguard.records import Answer, refused_job, refused_request, stored
+from keyguard.refusing import RefusedError
+from keyguard.states import RecordState
 
 log = structlog.get_logger("keyguard")
 
-_SUSPENDING = (MaterialTamperedError, SignatureInvalidError)
+# For how long somebody else's answer to the same request is waited for.
+PATIENCE_SECONDS = 5.0
+POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +73,6 @@ class SignedTransaction:
     raw: bytes = field(repr=False)
     hash: str
     signature: bytes = field(repr=False)  # r, s, recovery id
-
-
-class _RefusedError(Exception):
-    """Carries a refusal out of the transaction that it rolls back, so that it can be recorded afterwards."""
-
-    def __init__(
-        self,
-        error: KeyguardError,
-        key: Key,
-        records: Sequence[SigningRecord],
-        question: Callable[[], None] = lambda: None,
-    ) -> None:
-        super().__init__(error.code)
-        self.error, self.key, self.records, self.question = error, key, records, question
 
 
 def sign_transactions(requests: Sequence[SigningRequest]) -> list[SignedTransaction]:
@@ -160,17 +152,37 @@ def _sign(requests: Sequence[Request]) -> list[Answer]:
     if not requests:
         return []
     try:
-        # Before the transaction: the proofs of blobs may take seconds.
+        # Before the first transaction: the proofs of blobs may take seconds, and a backend may be away.
         jobs = _jobs(requests)
-        # durable: refuses to run inside the caller's transaction, see sign_transactions.
-        with transaction.atomic(durable=True):
-            _require_active(jobs)
-            answers = _answers(jobs)
-    except _RefusedError as refusal:
-        _record(refusal)
+        answers = _answers(jobs, _ready(jobs))
+    except RefusedError as refusal:
+        refusing.record(refusal)
         raise refusal.error from None
+    except AuditFailedError as error:
+        refusing.stop_all(error)
+        raise
     log.info("signed", count=len(requests), keys=sorted({request.address for request in requests}))
     return [answers[request.idempotency_key] for request in requests]
+
+
+def _answers(jobs: Sequence[Job], ready: Mapping[Key, Sign]) -> dict[str, Answer]:
+    answers: dict[str, Answer] = {}
+    until = time.monotonic() + PATIENCE_SECONDS
+    while left := [job for job in jobs if job.idempotency_key not in answers]:
+        batch = intend(left)
+        answers |= batch.answers
+        answers |= _signed_here([one for one in batch.ours if not in_custody(one)], batch, ready)
+        asked = [one for one in batch.ours if in_custody(one)]
+        answers |= _signed_elsewhere(asked, batch, custody_signatures.ask)
+        known = [one for one in batch.others if in_custody(one)]
+        answers |= _signed_elsewhere(known, batch, custody_signatures.look_up)
+        _await([record for record, job in batch.others if job.idempotency_key not in answers], until)
+    return answers
+
+
+def in_custody(one: tuple[SigningRecord, Job]) -> bool:
+    """Return whether a custody signs this."""
+    return custody_signatures.signs(one[1].key)
 
 
 def _jobs(requests: Iterable[Request]) -> list[Job]:
@@ -183,18 +195,9 @@ def _jobs(requests: Iterable[Request]) -> list[Job]:
             job = prepare(request, key)
             require_allowed(job.content)
         except FloorError as error:
-            raise _RefusedError(error, key, [refused_request(request, key, error.code)]) from None
+            raise RefusedError(error, key, [refused_request(request, key, error.code)]) from None
         jobs.append(job)
     return jobs
-
-
-def _require_active(jobs: Sequence[Job]) -> None:
-    keys = {job.key.pk: job.key for job in jobs}
-    try:
-        require_may_sign(keys.values())
-    except KeyNotActiveError as error:
-        # No record: a loop that keeps asking would fill the table.
-        raise _RefusedError(error, jobs[0].key, []) from None
 
 
 def _load_keys(addresses: set[str]) -> dict[str, Key]:
@@ -205,42 +208,75 @@ def _load_keys(addresses: set[str]) -> dict[str, Key]:
     return keys
 
 
-def _answers(jobs: Sequence[Job]) -> dict[str, Answer]:
-    answers, fresh = reserve(jobs)
-    policy_id = _decide([job for _, job in fresh])
+def _ready(jobs: Sequence[Job]) -> dict[Key, Sign]:
+    """Return what signs with each of the keys that is not in a custody."""
+    ready: dict[Key, Sign] = {}
+    for key in {job.key: None for job in jobs if not custody_signatures.signs(job.key)}:
+        try:
+            ready[key] = backend_of(key.backend).prepare(key)
+        except (KekError, BackendError) as error:
+            names = {job.idempotency_key for job in jobs}
+            if len([record for record in stored(names) if record.state == RecordState.SIGNED]) < len(names):
+                raise RefusedError(error, key, []) from None  # no fault of the request: no record
+        except KeyguardError as error:
+            raise RefusedError(error, key, [refused_job(job, error.code) for job in jobs]) from None
+        except DatabaseError:
+            raise
+        except Exception as error:  # noqa: BLE001 - unknown means denied
+            denied = _denied(key, error)
+            raise RefusedError(denied, key, [refused_job(job, denied.code) for job in jobs]) from None
+    return ready
+
+
+def _signed_here(
+    ours: Sequence[tuple[SigningRecord, Job]], batch: Batch, ready: Mapping[Key, Sign]
+) -> dict[str, Answer]:
+    """Have the backends sign what was intended, all or none, and return the answers, committed."""
     by_key: dict[Key, list[tuple[SigningRecord, Job]]] = {}
-    for record, job in fresh:
+    for record, job in ours:
         by_key.setdefault(job.key, []).append((record, job))
-    signed = []
-    for key, ours in by_key.items():
-        for (record, job), answer in zip(ours, _sign_with(key, [job for _, job in ours]), strict=True):
-            signed.append((record, answer))
-            answers[job.idempotency_key] = answer
-    conclude(signed, policy_id)
+    signed: list[tuple[SigningRecord, Answer]] = []
+    for key, pairs in by_key.items():
+        try:
+            answers = _sign_with(key, ready[key], [job for _, job in pairs])
+        except (KeyguardError, DatabaseError) as error:
+            _give_up(key, [record for record, _ in ours], error)
+            raise
+        signed += zip((record for record, _ in pairs), answers, strict=True)
+    return _concluded(signed, batch)
+
+
+def _signed_elsewhere(
+    pairs: Sequence[tuple[SigningRecord, Job]], batch: Batch, ask: Callable[[SigningRecord, Job], bytes]
+) -> dict[str, Answer]:
+    """Return the custody's answers, committed, each by itself; raise when one is not there yet, after the others."""
+    answers: dict[str, Answer] = {}
+    waiting: KeyguardError | None = None
+    for record, job in pairs:
+        try:
+            answer = checked_answer(job, ask(record, job), bytes(job.key.public_key))
+        except (CustodySignaturePendingError, CustodyUnreachableError) as error:
+            waiting = waiting or error
+        except KeyguardError as error:
+            _give_up(job.key, [record], error)
+            raise
+        else:
+            answers |= _concluded([(record, answer)], batch)
+    if waiting:
+        raise waiting
     return answers
 
 
-def _decide(jobs: Sequence[Job]) -> UUID | None:
-    """Return the policy that allows all of them, or raise what it says about the first that it does not."""
-    now = timezone.now()
-    requests = [Asked(job.subject, job.key, facts_of(job, now)) for job in jobs]
-    try:
-        policy = decide(requests)
-    except UndecidedError as undecided:
-        job, asked = jobs[undecided.place], requests[undecided.place]
-        error = undecided.error
-        if isinstance(error, ApprovalPendingError):
-            raise _RefusedError(error, job.key, [], partial(ask_people, undecided, asked)) from None
-        policy_id = undecided.policy.pk if undecided.policy else None
-        record = refused_job(job, error.code, error.message, policy_id)
-        raise _RefusedError(error, job.key, [record]) from None
-    return policy.pk if policy else None
+def _concluded(signed: Sequence[tuple[SigningRecord, Answer]], batch: Batch) -> dict[str, Answer]:
+    if signed:
+        conclude(signed, batch.places)
+    return {record.idempotency_key: answer for record, answer in signed}
 
 
-def _sign_with(key: Key, jobs: Sequence[Job]) -> list[Answer]:
+def _sign_with(key: Key, sign: Sign, jobs: Sequence[Job]) -> list[Answer]:
     """Let the key's backend sign, and trust nothing it says."""
     try:
-        signatures = backend_of(key.backend).sign(key, [job.digest for job in jobs])
+        signatures = sign([job.digest for job in jobs])
         if len(signatures) != len(jobs):
             raise SignatureInvalidError("the backend answered with another number of signatures")
         public_key = bytes(key.public_key)
@@ -248,25 +284,42 @@ def _sign_with(key: Key, jobs: Sequence[Job]) -> list[Answer]:
             checked_answer(job, signature, public_key)
             for job, signature in zip(jobs, signatures, strict=True)
         ]
-    except (KekError, BackendError) as error:
-        raise _RefusedError(error, key, []) from None  # no fault of the request: no record
-    except KeyguardError as error:
-        raise _RefusedError(error, key, [refused_job(job, error.code) for job in jobs]) from None
-    except DatabaseError:
+    except (KeyguardError, DatabaseError):
         raise
     except Exception as error:  # noqa: BLE001 - unknown means denied
-        # The text of an unknown exception may hold anything; its type says enough.
-        log.error("signing_denied", key=key.address, exception=type(error).__name__)  # noqa: TRY400
-        denied = SigningDeniedError()
-        raise _RefusedError(denied, key, [refused_job(job, denied.code) for job in jobs]) from None
+        raise _denied(key, error) from None
+
+
+def _denied(key: Key, error: Exception) -> SigningDeniedError:
+    # The text of an unknown exception may hold anything; its type says enough.
+    log.error("signing_denied", key=key.address, exception=type(error).__name__)
+    return SigningDeniedError()
+
+
+def _give_up(key: Key, records: Sequence[SigningRecord], error: Exception) -> None:
+    """Commit that these intents come to nothing, and what follows for the key."""
+    code = error.code if isinstance(error, KeyguardError) else SigningDeniedError.code
+    log.warning("signing_refused", key=key.address, code=code, requests=len(records))
+    if isinstance(error, refusing.SUSPENDING):
+        refusing.stop(key, error)
+    refuse(records, code)
+
+
+def _await(records: Sequence[SigningRecord], until: float) -> None:
+    """Wait until somebody else's intents have ended, one way or the other. Raises SignatureUnderWayError."""
+    pks = [record.pk for record in records]
+    while SigningRecord.objects.filter(pk__in=pks, state=RecordState.INTENT).exists() if pks else False:
+        if end_abandoned(records):
+            return
+        if time.monotonic() > until:
+            raise SignatureUnderWayError
+        time.sleep(POLL_SECONDS)
 
 
 def checked_answer(job: Job, signature: bytes, public_key: bytes) -> Answer:
     """Return the answer when the signature is the pinned key's over this payload, and the raw bytes say what was asked."""
+    signature = checked_digest(signature, job.digest, public_key)
     try:
-        signature = curve.low_s(signature)
-        if curve.recover(signature, job.digest) != public_key:
-            raise ValueError("recovers to another key")
         if not isinstance(job.content, UnsignedTransaction):
             return Answer(signature, b"", "")
         raw = job.content.signed(signature)
@@ -277,12 +330,12 @@ def checked_answer(job: Job, signature: bytes, public_key: bytes) -> Answer:
     return Answer(signature, raw, f"0x{job.content.hash(signature, raw).hex()}")
 
 
-def _record(refusal: _RefusedError) -> None:
-    """Commit what must outlive the rolled-back batch: the suspension and the refusals."""
-    error, key = refusal.error, refusal.key
-    with transaction.atomic(durable=True):
-        if isinstance(error, _SUSPENDING):
-            suspend_key(key.pk, error.code)
-        SigningRecord.objects.bulk_create(refusal.records)
-        refusal.question()
-    log.warning("signing_refused", key=key.address, code=error.code, requests=len(refusal.records))
+def checked_digest(signature: bytes, digest: bytes, public_key: bytes) -> bytes:
+    """Return the signature with a low s when it is the pinned key's. Raises SignatureInvalidError."""
+    try:
+        signature = curve.low_s(signature)
+        if curve.recover(signature, digest) != public_key:
+            raise ValueError("recovers to another key")
+    except ValueError as error:
+        raise SignatureInvalidError(f"the signature is none of the pinned key: {error}") from None
+    return signature

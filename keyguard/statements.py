@@ -1,4 +1,4 @@
-"""The two statements that every batch of signatures costs. On PostgreSQL each is one text, whatever the number.
+"""The statements that write for every batch of signatures. On PostgreSQL each is one text, whatever the number.
 
 The rows travel as an array for each column; the ORM would write a placeholder for each value, and the driver would take
 the text apart again, which costs more than the signatures. Nothing is prepared: a plan that was made when the table was
@@ -16,6 +16,7 @@ import psycopg
 from django.db import connection, models
 from psycopg.types.json import Jsonb
 
+from keyguard.audit.models import AuditChain, AuditEntry
 from keyguard.models import SigningRecord
 from keyguard.states import RecordState
 
@@ -26,7 +27,10 @@ def insert_missing(records: Sequence[SigningRecord]) -> set[UUID]:
         SigningRecord.objects.bulk_create(records, ignore_conflicts=True)
         ids = [record.pk for record in records]
         return set(SigningRecord.objects.filter(pk__in=ids).values_list("pk", flat=True))
-    arrays = [[_plain(field, field.pre_save(record, True)) for record in records] for field in _inserted()]
+    arrays = [
+        [_plain(field, field.pre_save(record, True)) for record in records]
+        for field in _inserted(SigningRecord)
+    ]
     return {found for (found,) in _run(_insert_sql(), arrays).fetchall()}
 
 
@@ -46,6 +50,22 @@ def write_answers(columns: Sequence[str], rows: Mapping[UUID, Sequence[Any]], at
     return _run(_answer_sql(tuple(columns)), [at, list(rows), *arrays]).rowcount
 
 
+def append_entries(entries: Sequence[AuditEntry]) -> int:
+    """Append entries to chains that still end where they follow, one for each chain; return to how many."""
+    if connection.vendor != "postgresql":
+        return sum(map(_append_one, entries))
+    arrays = [[getattr(entry, field.attname) for entry in entries] for field in _inserted(AuditEntry)]
+    return _run(_append_sql(), arrays).rowcount
+
+
+def _append_one(entry: AuditEntry) -> int:
+    chain = AuditChain.objects.filter(pk=entry.chain_id, seq=entry.seq - 1)
+    moved = chain.update(seq=entry.seq, mac=entry.mac)
+    if moved:
+        entry.save(force_insert=True)
+    return moved
+
+
 def _run(sql: str, parameters: Sequence[Any]) -> "psycopg.Cursor[Any]":
     connection.ensure_connection()
     connection.validate_no_broken_transaction()
@@ -54,15 +74,30 @@ def _run(sql: str, parameters: Sequence[Any]) -> "psycopg.Cursor[Any]":
 
 
 @cache
-def _inserted() -> list[Any]:
-    fields: list[Any] = list(SigningRecord._meta.concrete_fields)
-    return [field for field in fields if not field.has_db_default()]
+def _inserted(model: type[models.Model]) -> list[Any]:
+    fields: list[Any] = list(model._meta.concrete_fields)
+    return [
+        field for field in fields if not field.has_db_default() and not isinstance(field, models.AutoField)
+    ]
+
+
+@cache
+def _append_sql() -> str:
+    fields = _inserted(AuditEntry)
+    names, arrays = ", ".join(field.column for field in fields), ", ".join(map(_array, fields))
+    chain, entry = AuditChain._meta.db_table, AuditEntry._meta.db_table
+    return (
+        f"WITH given({names}) AS (SELECT * FROM unnest({arrays})),"  # noqa: S608 - our own names
+        f" moved AS (UPDATE {chain} AS chain SET seq = given.seq, mac = given.mac FROM given"
+        "  WHERE chain.id = given.chain_id AND chain.seq = given.seq - 1 RETURNING chain.id)"
+        f" INSERT INTO {entry} ({names}) SELECT given.* FROM given JOIN moved ON moved.id = given.chain_id"
+    )
 
 
 @cache
 def _insert_sql() -> str:
-    names = ", ".join(f'"{field.column}"' for field in _inserted())
-    arrays = ", ".join(_array(field) for field in _inserted())
+    names = ", ".join(f'"{field.column}"' for field in _inserted(SigningRecord))
+    arrays = ", ".join(_array(field) for field in _inserted(SigningRecord))
     return (
         f'INSERT INTO "{SigningRecord._meta.db_table}" ({names}) SELECT * FROM unnest({arrays})'  # noqa: S608 - our own names
         " ON CONFLICT DO NOTHING RETURNING id"

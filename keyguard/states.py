@@ -117,9 +117,10 @@ KEK_TRANSITIONS: dict[str, set[str]] = {
 }
 
 RECORD_TRANSITIONS: dict[str, set[str]] = {
-    RecordState.INTENT: {RecordState.SIGNED},  # the backend's answer passed every check
+    # The backend's answer passed every check; or it did not, or nobody was there to take it.
+    RecordState.INTENT: {RecordState.SIGNED, RecordState.REFUSED},
     RecordState.SIGNED: set(),
-    RecordState.REFUSED: set(),  # inserted as it is; a refusal does not use up its idempotency key
+    RecordState.REFUSED: set(),  # a refusal does not use up its idempotency key
 }
 
 
@@ -138,6 +139,7 @@ class QuestionKind(TextChoices):
     POLICY = "POLICY", "change of policy"
     KEY = "KEY", "operation on a key"
     MEMBERSHIP = "MEMBERSHIP", "change of who approves"
+    UNSEAL = "UNSEAL", "lifting of a seal"
 
 
 class QuestionState(TextChoices):

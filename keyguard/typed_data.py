@@ -49,6 +49,7 @@ class TypedData:
     primary_type: str
     domain: Mapping[str, Any] = field(repr=False)
     message: Mapping[str, Any] = field(repr=False)  # integers as ints, bytes as bytes
+    source: Mapping[str, Any] = field(repr=False, compare=False)  # as it was given
 
     def payload(self) -> bytes:
         """Return the bytes whose keccak is signed."""
@@ -92,6 +93,7 @@ def decode_typed_data(typed_data: object, chain_id: int | None = None) -> TypedD
         primary,
         domain,
         message_encoder.values,
+        typed_data,
     )
 
 

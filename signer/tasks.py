@@ -5,6 +5,7 @@ from uuid import UUID
 from celery import shared_task
 from django.db import InterfaceError, OperationalError
 
+import keyguard
 from signer import chains, lanes, money, queue, routing, slowness, sweeping, watching
 from signer.events import indexing
 from signer.ringing import ring_again
@@ -55,6 +56,12 @@ def probe(chain_id: int) -> None:
 def index(chain_id: int) -> None:
     """Read the logs of a chain's contracts for one slice."""
     indexing.index(chain_id)
+
+
+@shared_task(name="signer.keep_keys", ignore_result=True)
+def keep_keys() -> None:
+    """Have keyguard do what it does by itself: here, where its keys can be used."""
+    keyguard.keep()
 
 
 @shared_task(name="signer.sweep", ignore_result=True)

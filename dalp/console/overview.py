@@ -11,6 +11,7 @@ from django.urls import reverse
 
 from dalp import heartbeat
 from dalp.console.site import open_questions
+from keyguard.sealing import open_sealings
 from signer.models import Incident, Lane, Transaction
 from signer.states import IncidentKind, LaneState, TransactionState
 from workflows.models import Approval, DeadLetter, Limit, Run, VirtualObjectState
@@ -49,6 +50,9 @@ def beat_age() -> str:
 def alarms() -> list[dict[str, str]]:
     """Return what needs a person now, worst first; empty when all is well."""
     found = []
+    for seal in open_sealings():
+        link = reverse("admin:keyguard_sealing_change", args=[seal.pk])
+        found.append({"text": f"nothing is signed: {seal}", "link": link})
     letters = DeadLetter.objects.filter(state=DeadLetterState.OPEN).count()
     if letters:
         link = listed("admin:workflows_deadletter_changelist", state__exact="OPEN")

@@ -4,30 +4,12 @@ A backend makes bare signatures. Everything that decides whether a signature is 
 in `keyguard.signing`, on the one path that all backends share.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 from keyguard.backends.database import DatabaseBackend
+from keyguard.backends.kinds import Backend
 from keyguard.custodians import CUSTODIANS
 from keyguard.errors import BackendUnknownError
-from keyguard.models import Key
-from keyguard.states import DEFAULT_TENANT
-
-
-class Backend(Protocol):
-    """What a backend can do. Its errors are KeyguardErrors; anything else means *denied*."""
-
-    def generate(self, alias: str, tenant: str = DEFAULT_TENANT) -> Key:
-        """Make a new key and return its saved row."""
-
-    def adopt(self, alias: str, secret: bytearray, tenant: str = DEFAULT_TENANT) -> Key:
-        """Take an existing private key over and return its saved row. The caller wipes the secret."""
-
-    def sign(self, key: Key, digests: Sequence[bytes]) -> list[bytes]:
-        """Sign digests of 32 bytes, in order: each signature is 65 bytes, r, s and recovery id."""
-
-    def probe(self, references: Sequence[str]) -> str:
-        """Say in words how it stands, or raise a KeyguardError. references: the keys that it should have."""
 
 
 def _pkcs11() -> Backend:

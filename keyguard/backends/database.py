@@ -1,12 +1,13 @@
 """Keys encrypted in the database.
 
-Upholds: a plaintext key exists only inside `_store` and `sign`, in buffers that are wiped before they return.
+Upholds: a plaintext key exists only inside `_store` and `SealedKey.sign`, in buffers that are wiped before they return.
 """
 
 from collections.abc import Sequence
 
 from keyguard import curve
-from keyguard.material import opened_key, seal_key
+from keyguard.backends.kinds import Sign
+from keyguard.material import load_key, seal_key
 from keyguard.models import Key
 from keyguard.states import DEFAULT_TENANT, Origin
 
@@ -24,9 +25,8 @@ class DatabaseBackend:
     def adopt(self, alias: str, secret: bytearray, tenant: str = DEFAULT_TENANT) -> Key:
         return self._store(alias, secret, Origin.IMPORTED, tenant)
 
-    def sign(self, key: Key, digests: Sequence[bytes]) -> list[bytes]:
-        with opened_key(key) as secret:
-            return [curve.sign(secret, digest) for digest in digests]
+    def prepare(self, key: Key) -> Sign:
+        return load_key(key).sign
 
     def probe(self, references: Sequence[str]) -> str:
         return "keys are in the database"

@@ -5,6 +5,7 @@ Upholds: a key pair is SENSITIVE, not EXTRACTABLE and for signing alone; it is f
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
 
 from keyguard import curve, hsm
 from keyguard.backend_errors import HsmFailedError
+from keyguard.backends.kinds import Sign
 from keyguard.crashpoints import crashpoint
 from keyguard.errors import BackendError, ImportRefusedError, SignatureInvalidError
 from keyguard.models import Key
@@ -44,7 +46,12 @@ class Pkcs11Backend:
     def adopt(self, alias: str, secret: bytearray, tenant: str = DEFAULT_TENANT) -> Key:
         raise ImportRefusedError("the HSM makes its keys itself: a key that was elsewhere may still be there")
 
-    def sign(self, key: Key, digests: Sequence[bytes]) -> list[bytes]:
+    def prepare(self, key: Key) -> Sign:
+        reference = bytes.fromhex(key.backend_ref)
+        hsm.token().run(lambda session: session.key(ObjectClass.PRIVATE_KEY, reference), "find the key")
+        return partial(self._sign, key)
+
+    def _sign(self, key: Key, digests: Sequence[bytes]) -> list[bytes]:
         if any(len(digest) != 32 for digest in digests):  # tokens sign other lengths, too
             raise ValueError("a digest is 32 bytes")
         reference, public = bytes.fromhex(key.backend_ref), bytes(key.public_key)

@@ -20,9 +20,10 @@ from keyguard.backend_errors import (
     VaultSecretMissingError,
     VaultUnreachableError,
 )
+from keyguard.backends.kinds import Sign
 from keyguard.crashpoints import crashpoint
 from keyguard.errors import MaterialTamperedError
-from keyguard.material import opened_key, seal_key
+from keyguard.material import load_key, seal_key
 from keyguard.models import Key
 from keyguard.states import DEFAULT_TENANT, Origin
 from keyguard.vault_client import vault
@@ -43,10 +44,8 @@ class VaultBackend:
     def adopt(self, alias: str, secret: bytearray, tenant: str = DEFAULT_TENANT) -> Key:
         return self._store(alias, secret, Origin.IMPORTED, tenant)
 
-    def sign(self, key: Key, digests: Sequence[bytes]) -> list[bytes]:
-        kept = _parsed(_read(key.backend_ref))
-        with opened_key(key, kept) as secret:
-            return [curve.sign(secret, digest) for digest in digests]
+    def prepare(self, key: Key) -> Sign:
+        return load_key(key, _parsed(_read(key.backend_ref))).sign
 
     def probe(self, references: Sequence[str]) -> str:
         """Say how Vault stands, and read one key's ciphertext to see that we may. Raises a BackendError otherwise."""

@@ -101,7 +101,7 @@ UNMADE = {
 class Migration(migrations.Migration):
     dependencies = [
         ("auth", "0012_alter_user_first_name_max_length"),
-        ("keyguard", "0008_add_kek_drills"),
+        ("keyguard", "0010_add_audit_trail"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
@@ -115,6 +115,7 @@ class Migration(migrations.Migration):
                     ("POLICY", "change of policy"),
                     ("KEY", "operation on a key"),
                     ("MEMBERSHIP", "change of who approves"),
+                    ("UNSEAL", "lifting of a seal"),
                 ],
                 max_length=12,
             ),

@@ -18,6 +18,7 @@ from django.contrib.auth.models import AbstractBaseUser, User
 from django.db import transaction
 from django.db.models.functions import Now
 
+from keyguard.audit.rows import note_row
 from keyguard.errors import VoteInvalidError
 from keyguard.models import Key
 from keyguard.policies.judging import Need
@@ -71,6 +72,8 @@ def ask(
         if found.state == QuestionState.OPEN and found.needs != question.needs:
             Question.objects.filter(pk=found.pk).update(needs=question.needs, policy=policy)
             found.refresh_from_db()
+        if found.pk == question.pk:
+            note_row("asked", found)
     if found.pk == question.pk:
         log.info("approval_asked", question=str(found.pk), subject=subject, kind=str(kind))
     return found
@@ -109,13 +112,14 @@ def vote(
         question = Question.objects.select_for_update().filter(pk=question_id).first()
         require_may_vote(question, person, content_hash)
         assert question is not None
-        Vote.objects.create(
+        said = Vote.objects.create(
             question=question,
             person=person.get_username(),
             approves=approves,
             content_hash=content_hash,
             reason=reason[:500],
         )
+        note_row("voted", said, person=said.person, approves=approves)
         if not approves:
             _move(question, QuestionState.REFUSED)
         elif _suffice(question, question.needs):

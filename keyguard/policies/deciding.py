@@ -1,12 +1,14 @@
-"""The decision about a batch, inside the transaction that signs it: rules, limits, people.
+"""The decision about a batch, inside the transaction that intends it: rules, limits, people.
 
-Upholds: whatever is decided is decided on the policy that is in force when the signature is made, approved or not.
+Upholds: whatever is decided is decided on the policy that is in force when the signature is asked for, approved or not.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from uuid import UUID
+
+from django.db.models import QuerySet
 
 from keyguard.errors import ApprovalPendingError, LimitExceededError, PolicyDeniedError
 from keyguard.models import Key
@@ -42,11 +44,11 @@ class UndecidedError(Exception):
         self,
         error: PolicyDeniedError | ApprovalPendingError,
         place: int,
-        policy: Policy | None,
+        policy_id: UUID | None,
         verdict: Verdict,
     ) -> None:
         super().__init__(error.code)
-        self.error, self.place, self.policy, self.verdict = error, place, policy, verdict
+        self.error, self.place, self.policy_id, self.verdict = error, place, policy_id, verdict
 
 
 def active_policy() -> Policy | None:
@@ -54,28 +56,34 @@ def active_policy() -> Policy | None:
     return Policy.objects.filter(state=PolicyState.ACTIVE).first()
 
 
-def decide(requests: Sequence[Asked]) -> Policy | None:
-    """Return the policy under which all of the requests may be signed, or raise UndecidedError about the first that may not.
+def active_policy_id() -> UUID | None:
+    """Return the id of the policy in force."""
+    return active_policies().first()
 
-    In the signing transaction: limits are spent and answers used with its commit.
+
+def active_policies() -> "QuerySet[Policy, UUID]":
+    """Return the id of the policy in force, as a query for others to contain."""
+    return Policy.objects.filter(state=PolicyState.ACTIVE).values_list("pk", flat=True)
+
+
+def decide(requests: Sequence[Asked], policy_id: UUID | None) -> None:
+    """Return where all of the requests may be signed, or raise UndecidedError about the first that may not.
+
+    policy_id: of the policy in force, read in this transaction. Limits are spent and answers used with its commit.
     """
-    if not requests:
-        return None
-    policy = active_policy()
-    rules = rules_of(policy.pk) if policy else ()
+    rules = rules_of(policy_id) if policy_id and requests else ()
     verdicts = [judge(rules, asked.facts) for asked in requests]
     for place, verdict in enumerate(verdicts):
         if not verdict.allowed:
             words = f"{verdict.rule}: {verdict.why}" if verdict.rule else verdict.why
-            raise UndecidedError(PolicyDeniedError(words), place, policy, verdict)
-    _spend(requests, verdicts, policy)
+            raise UndecidedError(PolicyDeniedError(words), place, policy_id, verdict)
+    _spend(requests, verdicts, policy_id)
     for place, (asked, verdict) in enumerate(zip(requests, verdicts, strict=True)):
         if verdict.needs and not asking.is_granted(asked.subject, asked.content_hash, verdict.needs):
-            raise UndecidedError(ApprovalPendingError(_people(verdict.needs)), place, policy, verdict)
-    return policy
+            raise UndecidedError(ApprovalPendingError(_people(verdict.needs)), place, policy_id, verdict)
 
 
-def _spend(requests: Sequence[Asked], verdicts: Sequence[Verdict], policy: Policy | None) -> None:
+def _spend(requests: Sequence[Asked], verdicts: Sequence[Verdict], policy_id: UUID | None) -> None:
     charges = [
         (asked.subject, charge)
         for asked, verdict in zip(requests, verdicts, strict=True)
@@ -85,7 +93,7 @@ def _spend(requests: Sequence[Asked], verdicts: Sequence[Verdict], policy: Polic
         spending.spend(charges)
     except LimitExceededError as error:
         place = next(place for place, asked in enumerate(requests) if asked.subject == error.subject)
-        raise UndecidedError(error, place, policy, verdicts[place]) from None
+        raise UndecidedError(error, place, policy_id, verdicts[place]) from None
 
 
 def _people(needs: Sequence[Need]) -> str:
@@ -94,12 +102,12 @@ def _people(needs: Sequence[Need]) -> str:
 
 def ask_people(undecided: UndecidedError, asked: Asked) -> None:
     """Put the question that a batch was rolled back for."""
-    assert undecided.policy is not None
+    assert undecided.policy_id is not None, "without a policy nothing is asked"
     asking.ask(
         QuestionKind.SIGNATURE,
         asked.subject,
         asked.content_hash,
-        undecided.policy,
+        Policy.objects.get(pk=undecided.policy_id),
         undecided.verdict.needs,
         shown=shown(asked.facts),
         asked_by=asked.facts.caller,

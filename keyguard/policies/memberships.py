@@ -9,6 +9,7 @@ from django.contrib.auth.models import Group, User
 from django.db import transaction
 from django.db.models import QuerySet
 
+from keyguard.audit.rows import note_row
 from keyguard.errors import MembershipInvalidError
 from keyguard.policies import asking, guarding, publishing
 from keyguard.policies.deciding import active_policy
@@ -124,17 +125,17 @@ def _active(group: Group) -> "QuerySet[User]":
 def _carry_out(group: Group, person: User, verb: MembershipVerb, actor: str, reason: str) -> None:
     """Change it. The act comes first: the triggers look for it. Not by `groups.add`, which is refused to everybody."""
     with transaction.atomic():
-        MembershipAct.objects.create(
+        done = MembershipAct.objects.create(
             group=group, person=person, verb=verb, actor=actor[:320], reason=reason[:500]
         )
+        name = person.get_username()
+        note_row("membership_changed", done, group=group.name, person=name, verb=str(verb), actor=actor)
         rows = guarding.Membership.objects
         if verb == MembershipVerb.ADD:
             rows.create(group=group, user=person)
         else:
             rows.filter(group=group, user=person).delete()
-    log.warning(
-        "membership_changed", group=group.name, person=person.get_username(), verb=str(verb), actor=actor
-    )
+    log.warning("membership_changed", group=group.name, person=name, verb=str(verb), actor=actor)
 
 
 publishing.EXECUTORS[QuestionKind.MEMBERSHIP] = carry_out_approved

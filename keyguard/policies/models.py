@@ -133,13 +133,17 @@ class Spending(models.Model):
     purse = models.ForeignKey(Purse, on_delete=models.PROTECT, related_name="spendings")
     subject = models.CharField(max_length=255)
     amount = Uint256Field()
+    uses = models.IntegerField(default=1)  # by how many requests that are signed, or may be
     at = models.DateTimeField(db_default=Now())
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["purse", "subject"], name="keyguard_spending_subject_unique")
         ]
-        indexes = [models.Index(fields=["purse", "at"], name="keyguard_spending_window")]
+        indexes = [
+            models.Index(fields=["purse", "at"], name="keyguard_spending_window"),
+            models.Index(fields=["subject"], name="keyguard_spending_subject"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.amount} by {self.subject}"

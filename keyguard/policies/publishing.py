@@ -18,6 +18,8 @@ from django.db.models import Max
 from django.db.models.functions import Now
 
 from keyguard import ethereum
+from keyguard.audit import chaining
+from keyguard.audit.rows import note_row
 from keyguard.errors import PolicyInvalidError, VoteInvalidError
 from keyguard.models import SigningRecord
 from keyguard.policies import asking, guarding
@@ -50,9 +52,11 @@ def draft(body: Mapping[str, Any], author: str, note: str = "") -> Policy:
         # Of two that are written at once the second waits here, and takes the number after the first one's.
         Policy.objects.select_for_update().order_by("number").first()
         last = Policy.objects.aggregate(number=Max("number"))["number"] or 0
-        return Policy.objects.create(
+        made = Policy.objects.create(
             number=last + 1, body=body, hash=hash_of(body), author=author, note=note[:500]
         )
+        note_row("policy_drafted", made, author=author)
+        return made
 
 
 def check(body: Mapping[str, Any]) -> None:
@@ -157,6 +161,7 @@ def activate(policy: Policy, actor: str) -> None:
         if not moved:
             raise VoteInvalidError(f"{policy} is no draft any more")
         guarding.note()
+        chaining.note("policy_in_force", {"policy": policy.number, "hash": policy.hash, "actor": actor})
     policy.refresh_from_db()
     log.warning("policy_in_force", policy=policy.number, hash=policy.hash, actor=actor)
 

@@ -1,13 +1,14 @@
 """What limits have left, exact under any number of callers: whoever looks holds the purse until its commit.
 
-To be called in the transaction that signs. When that is rolled back nothing was spent.
+To be called in the transaction that intends the signature. When that is rolled back nothing was spent; when it comes to
+nothing later, what was spent is given back, once nothing else was signed, or is to be, on the same subject.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
 from keyguard.errors import LimitExceededError
@@ -15,6 +16,7 @@ from keyguard.policies.judging import Charge
 from keyguard.policies.models import Purse, Spending
 
 Amounts = dict[str, int]  # by subject
+Uses = Counter[str]
 
 
 def spend(charges: Sequence[tuple[str, Charge]]) -> None:
@@ -22,13 +24,24 @@ def spend(charges: Sequence[tuple[str, Charge]]) -> None:
 
     A subject counts once in a limit, with the most that it ever asked for.
     """
-    wanted: dict[tuple[str, str], tuple[Charge, Amounts]] = {}
+    wanted: dict[tuple[str, str], tuple[Charge, Amounts, Uses]] = {}
     for subject, charge in charges:
-        _, amounts = wanted.setdefault((charge.rule, charge.bucket), (charge, defaultdict(int)))
+        _, amounts, uses = wanted.setdefault(
+            (charge.rule, charge.bucket), (charge, defaultdict(int), Counter())
+        )
         amounts[subject] = max(amounts[subject], charge.amount)
+        uses[subject] += 1
     # In one order: two batches that need the same purses would otherwise wait for each other for ever.
-    for (rule, bucket), (charge, amounts) in sorted(wanted.items(), key=lambda item: item[0]):
-        _take(_locked(rule, bucket), charge, amounts)
+    for (rule, bucket), (charge, amounts, uses) in sorted(wanted.items(), key=lambda item: item[0]):
+        _take(_locked(rule, bucket), charge, amounts, uses)
+
+
+def give_back(subjects: Collection[str]) -> None:
+    """Give back what was spent for requests that came to nothing. subjects: one for each of them."""
+    for subject, times in Counter(subjects).items():
+        spent = Spending.objects.filter(subject=subject)
+        if spent.update(uses=F("uses") - times):
+            spent.filter(uses__lte=0).delete()
 
 
 def left(rule: str, bucket: str, at_most: int, seconds: int) -> int:
@@ -43,7 +56,7 @@ def _locked(rule: str, bucket: str) -> Purse:
     return Purse.objects.select_for_update().get(**names)
 
 
-def _take(purse: Purse, charge: Charge, amounts: Amounts) -> None:
+def _take(purse: Purse, charge: Charge, amounts: Amounts, uses: Uses) -> None:
     recent = _recent(purse, charge.seconds)
     used = sum(recent.values())
     for subject, amount in amounts.items():
@@ -55,13 +68,15 @@ def _take(purse: Purse, charge: Charge, amounts: Amounts) -> None:
             )
     known = _amounts(Spending.objects.filter(purse=purse, subject__in=amounts))
     Spending.objects.bulk_create(
-        Spending(purse=purse, subject=subject, amount=amount)
+        Spending(purse=purse, subject=subject, amount=amount, uses=uses[subject])
         for subject, amount in amounts.items()
         if subject not in known
     )
     for subject in amounts.keys() & known.keys():
-        if amounts[subject] > known[subject]:
-            Spending.objects.filter(purse=purse, subject=subject).update(amount=amounts[subject])
+        most = max(amounts[subject], known[subject])
+        Spending.objects.filter(purse=purse, subject=subject).update(
+            amount=most, uses=F("uses") + uses[subject]
+        )
 
 
 def _recent(purse: Purse, seconds: int) -> Amounts:

@@ -1,4 +1,4 @@
-"""manage.py verify_audit: has anybody altered the history?"""
+"""manage.py verify_audit: has anybody altered the history, or the trail of what keys were asked for?"""
 
 import json
 import sys
@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
+from django.db.models import Exists, OuterRef
 
+from keyguard import TrailFault, verify_trail
+from keyguard.audit.models import AuditHead
+from keyguard.models import SigningRecord
+from signer.models import Attempt
 from workflows import (
     ArchiveFault,
     HistoryFault,
@@ -20,13 +25,13 @@ from workflows import (
 )
 from workflows.models import ArchivedRun, Run, Seal
 
-Fault = HistoryFault | SealFault | ArchiveFault
+Fault = HistoryFault | SealFault | ArchiveFault | TrailFault
 
 
 class Command(BaseCommand):
-    """Verifies every chain, what it says of the rows, every seal and every archive; exits with 1 at the first fault."""
+    """Verifies every chain, what it says of the rows, every seal, archive and head; exits with 1 at the first fault."""
 
-    help = "Verifies every history chain, every seal and every archive."
+    help = "Verifies every history chain, every seal and archive, and keyguard's audit trail."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare --json, --seal, --archives and --skip-archives."""
@@ -38,6 +43,14 @@ class Command(BaseCommand):
             default=[],
             metavar="NUMBER:HASH",
             help="a seal as it was noted elsewhere, which must still be here",
+        )
+        parser.add_argument(
+            "--head",
+            action="append",
+            type=_noted,
+            default=[],
+            metavar="NUMBER:HASH",
+            help="a head of keyguard's trail as it was noted elsewhere, which must still be here",
         )
         parser.add_argument(
             "--archives", type=Path, help="where the archives are, if not in DALP_ARCHIVE_DIR"
@@ -62,15 +75,21 @@ class Command(BaseCommand):
         yield from verify_seals(progress=counted, noted=dict(options["seal"]))
         if not options["skip_archives"]:
             yield from verify_archives(options["archives"])
+        entries = self.progress.count("entries of the audit trail")
+        yield from verify_trail(progress=entries, noted=dict(options["head"]))
+        yield from unrecorded_attempts()
 
     def _report(self, first: Fault | None) -> dict[str, Any]:
-        last = Seal.objects.order_by("-number").first()
+        last, head = Seal.objects.order_by("-number").first(), AuditHead.objects.order_by("-number").first()
         return {
             "ok": first is None,
             "runs": Run.objects.count(),
             "events": self.progress.counts.get("events read", 0),
             "seals": last.number if last else 0,
             "last_seal": f"{last.number}:{last.hash}" if last else None,
+            "trail_entries": self.progress.counts.get("entries of the audit trail", 0),
+            "trail_heads": head.number if head else 0,
+            "last_head": f"{head.number}:{head.hash}" if head else None,
             "archived_runs": ArchivedRun.objects.values("run_id").distinct().count(),
             "first_fault": _described(first) if first else None,
         }
@@ -82,7 +101,20 @@ class Command(BaseCommand):
         text = f"The histories of {found['runs']} runs are whole."
         if found["last_seal"]:
             text += f" {found['seals']} seals hold; to be noted elsewhere: --seal {found['last_seal']}"
+        text += f"\nThe {found['trail_entries']} entries of keyguard's trail are whole."
+        if found["last_head"]:
+            text += f" {found['trail_heads']} heads hold; to be noted elsewhere: --head {found['last_head']}"
         return text
+
+
+def unrecorded_attempts() -> Iterator[TrailFault]:
+    """Yield a fault for the first bytes that the signer has and keyguard knows nothing of."""
+    signed = SigningRecord.objects.filter(hash=OuterRef("hash"), state="SIGNED")
+    for attempt in Attempt.objects.filter(~Exists(signed)).select_related("transaction")[:1]:
+        problem = (
+            f"transaction {attempt.transaction_id} has the bytes {attempt.hash}, which no record tells of"
+        )
+        yield TrailFault("of signatures", 0, problem)
 
 
 def _noted(text: str) -> tuple[int, str]:
@@ -91,7 +123,7 @@ def _noted(text: str) -> tuple[int, str]:
 
 
 def _described(fault: Fault) -> dict[str, Any]:
-    kinds = {HistoryFault: "run", SealFault: "seal", ArchiveFault: "archive"}
+    kinds = {HistoryFault: "run", SealFault: "seal", ArchiveFault: "archive", TrailFault: "trail"}
     return {"kind": kinds[type(fault)], **asdict(fault)}
 
 

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from keyguard import ceremony, sealed_shares
+from keyguard.audit.rows import note_row
 from keyguard.curve import wipe
 from keyguard.errors import KeyguardError
 from keyguard.kek_providers.env import secret_of
@@ -134,7 +135,7 @@ class Command(BaseCommand):
 
     @staticmethod
     def _note(kek: Kek, kind: DrillKind, threshold: int, shares: int, custodians: list[str]) -> None:
-        KekDrill.objects.create(
+        kept = KekDrill.objects.create(
             kek=kek,
             kind=kind,
             threshold=threshold,
@@ -142,6 +143,7 @@ class Command(BaseCommand):
             custodians=custodians,
             actor=f"command:{getpass.getuser()}",
         )
+        note_row("kek_drill", kept, drill=str(kind))
 
 
 def _read(sheets: list[Path]) -> list[ceremony.Share]:

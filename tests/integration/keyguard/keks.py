@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from keyguard.curve import new_secret, wipe
-from keyguard.material import opened_key, seal_key
+from keyguard.material import load_key, seal_key
 from keyguard.models import Key, KeyMaterial
 from keyguard.states import Origin
 
@@ -37,7 +37,7 @@ def all_open(keys: Iterable[Key]) -> bool:
     from keyguard import curve
 
     for key in keys:
-        with opened_key(key) as secret:
+        with load_key(key).opened() as secret:
             if curve.public_key(secret) != bytes(key.public_key):
                 return False
     return True

@@ -27,18 +27,18 @@ def request(address: str, idempotency_key: str = "first", **changes: Any) -> Sig
     return SigningRequest(idempotency_key, address, transfer(**changes))
 
 
-def drop_triggers() -> None:
+def drop_triggers(*tables: str) -> None:
     """Do what only the owner of the tables can: the tests' transaction puts the triggers back."""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-            cursor.execute("ALTER TABLE keyguard_keymaterial DISABLE TRIGGER USER")
-            return
-        cursor.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'keyguard_keymaterial'"
-        )
-        for (name,) in cursor.fetchall():
-            cursor.execute(f"DROP TRIGGER {name}")
+        for table in tables or ("keyguard_keymaterial",):
+            if connection.vendor == "postgresql":
+                cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+                continue
+            cursor.execute("SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = %s", [table])
+            for (name,) in cursor.fetchall():
+                cursor.execute(f"DROP TRIGGER {name}")
 
 
 def current(key: Key) -> KeyMaterial:

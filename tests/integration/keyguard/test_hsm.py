@@ -154,7 +154,7 @@ def test_ten_thousand_signatures_of_the_token_are_low_s_and_recover(hsm: SoftTok
     flipped = 0
     for start in range(0, SIGNATURES, 1000):
         batch = digests[start : start + 1000]
-        for one, signature in zip(batch, Pkcs11Backend().sign(key, batch), strict=True):
+        for one, signature in zip(batch, Pkcs11Backend().prepare(key)(batch), strict=True):
             assert int.from_bytes(signature[32:64]) <= curve.HALF_ORDER
             assert curve.recover(signature, one) == bytes(key.public_key)
             flipped += signature[64]
@@ -169,9 +169,10 @@ def test_digest_of_another_length_does_not_reach_the_token(
     hsm: SoftToken, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
     key = create_key("lengths", "pkcs11")
+    sign = Pkcs11Backend().prepare(key)
     monkeypatch.setattr(token_module.Token, "run", lambda *_: pytest.fail("the token was asked"))
     with pytest.raises(ValueError, match="32 bytes"):
-        Pkcs11Backend().sign(key, [b"\1" * length])
+        sign([b"\1" * length])
 
 
 @pytest.mark.case("K21")
@@ -337,7 +338,7 @@ def test_many_threads_with_sessions_of_their_own_do_not_crash_the_process(soft_t
     key = new_key()
     def sign(start):
         for number in range(start, start + 200):
-            made.append(backend.sign(key, [number.to_bytes(32)])[0])
+            made.append(backend.prepare(key)([number.to_bytes(32)])[0])
     made = []
     threads = [threading.Thread(target=sign, args=(place * 1000 + 1,)) for place in range(6)]
     [thread.start() for thread in threads]
@@ -372,18 +373,18 @@ def test_module_is_initialised_with_locks_of_the_operating_system(soft_token: So
 def test_forked_process_opens_its_own_sessions_and_leaves_the_parents_alone(soft_token: SoftToken) -> None:
     program = """
     key = new_key()
-    assert backend.sign(key, [b"1" * 32])
+    assert backend.prepare(key)([b"1" * 32])
     parents = hsm.token()
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        ours = backend.sign(key, [b"2" * 32])
+        ours = backend.prepare(key)([b"2" * 32])
         os.write(writing, b"ok" if len(ours) == 1 and hsm.token() is not parents and parents._idle else b"no")
         os._exit(0)
     said = os.read(reading, 2)
     _, status = os.waitpid(child, 0)
     assert hsm.token() is parents
-    assert backend.sign(key, [b"3" * 32])
+    assert backend.prepare(key)([b"3" * 32])
     print(said.decode(), status, parents._generation)
     """
     process = run_alone(soft_token, IN_MEMORY + textwrap.dedent(program))

@@ -23,7 +23,9 @@ from keyguard import (
     sign_message,
     sign_transactions,
 )
+from keyguard.audit.chaining import place_of
 from keyguard.backends import BACKENDS, database
+from keyguard.concluding import conclude
 from keyguard.errors import (
     Disposition,
     FloorError,
@@ -32,8 +34,8 @@ from keyguard.errors import (
     SigningDeniedError,
 )
 from keyguard.ethereum import UnsignedTransaction
-from keyguard.models import Key, SigningRecord
-from keyguard.records import Answer, conclude
+from keyguard.models import AuditChain, Key, SigningRecord
+from keyguard.records import Answer
 from keyguard.states import RECORD_TRANSITIONS, RecordState
 from tests.integration.keyguard.requests import TO, bent, current, insert, request, transfer
 from tests.threads import at_once
@@ -230,11 +232,13 @@ def test_suspension_outlives_the_batch_that_was_rolled_back(fresh_db: str) -> No
 
 
 def backend_answering(answer: Callable[[Key, Sequence[bytes]], list[bytes]]) -> type:
-    return type("Lying", (database.DatabaseBackend,), {"sign": lambda _, key, digests: answer(key, digests)})
+    return type(
+        "Lying", (database.DatabaseBackend,), {"prepare": lambda _, key: lambda digests: answer(key, digests)}
+    )
 
 
 def honest(key: Key, digests: Sequence[bytes]) -> list[bytes]:
-    return database.DatabaseBackend().sign(key, digests)
+    return database.DatabaseBackend().prepare(key)(digests)
 
 
 def flipped(signature: bytes) -> bytes:
@@ -327,7 +331,7 @@ def test_error_of_the_database_passes_so_that_it_can_be_retried(
         patch.setitem(BACKENDS, "database", backend_answering(fail))
         with pytest.raises(DatabaseError):
             sign_transactions([request(key.address)])
-    assert not SigningRecord.objects.exists()
+    assert not SigningRecord.objects.filter(state="SIGNED").exists()
     assert sign_transactions([request(key.address)])
 
 
@@ -370,8 +374,10 @@ def test_record_cannot_be_deleted(key: Key) -> None:
 
 def test_answer_is_written_over_an_intent_only(key: Key) -> None:
     sign_transactions([request(key.address)])
-    with pytest.raises(SigningDeniedError), transaction.atomic():
-        conclude([(SigningRecord.objects.get(), Answer(b"\1" * 65, b"", ""))], None)
+    ended = place_of(AuditChain.objects.get(key=key))
+    with pytest.raises(SigningDeniedError):
+        conclude([(SigningRecord.objects.get(), Answer(b"\1" * 65, b"", ""))], {key.pk: ended})
+    assert AuditChain.objects.get(key=key).seq == ended.seq
 
 
 def test_every_error_says_what_to_do() -> None:
@@ -396,5 +402,5 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         return original(secret, digest)
 
     original = curve.sign
-    monkeypatch.setattr("keyguard.backends.database.curve.sign", sign)
+    monkeypatch.setattr("keyguard.material.curve.sign", sign)
     return calls

@@ -58,7 +58,7 @@ def test_transaction_is_signed_by_a_key_of_which_neither_side_has_enough(vault: 
 def test_ten_thousand_signatures_are_low_s_and_recover(vault: FakeVault) -> None:
     key = create_key("many", "vault")
     digests = [number.to_bytes(32) for number in range(1, SIGNATURES + 1)]
-    signatures = VaultBackend().sign(key, digests)
+    signatures = VaultBackend().prepare(key)(digests)
     for digest, signature in zip(digests, signatures, strict=True):
         assert int.from_bytes(signature[32:64]) <= curve.HALF_ORDER
         assert curve.recover(signature, digest) == bytes(key.public_key)

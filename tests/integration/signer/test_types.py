@@ -230,8 +230,9 @@ def lying_backend(monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], byt
     honest = database.DatabaseBackend()
 
     class Lying(database.DatabaseBackend):
-        def sign(self, key: Any, digests: Any) -> list[bytes]:
-            return [change(signature) for signature in honest.sign(key, digests)]
+        def prepare(self, key: Any) -> Any:
+            sign = honest.prepare(key)
+            return lambda digests: [change(signature) for signature in sign(digests)]
 
     monkeypatch.setitem(BACKENDS, "database", Lying)
 

@@ -1,0 +1,120 @@
+"""Sealing: nothing is signed until people have looked.
+
+Upholds: a seal is seen by the next signature of any process, for it is read under the lock of the signing transaction.
+Keyguard seals itself when its trail cannot be written, and a backend when that has signed falsely. While the database
+cannot be written, the process that wanted to seal signs nothing more; one that cannot write signs nothing anyway.
+What custodies were asked for before is looked up as ever.
+"""
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+import structlog
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import IntegrityError, transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models.functions import Now
+
+from keyguard.audit import chaining
+from keyguard.errors import AuditFailedError, KeyguardError, KeyguardSealedError, SealingInvalidError
+from keyguard.models import Sealing
+from keyguard.policies import asking, publishing
+from keyguard.policies.deciding import active_policy
+from keyguard.policies.judging import Need
+from keyguard.policies.models import Question
+from keyguard.states import QuestionKind
+
+log = structlog.get_logger("keyguard")
+
+
+# Seals that the database has not taken yet, by backend.
+_wanted: dict[str, str] = {}
+
+
+def seal(reason: str, *, backend: str = "", code: str = "", actor: str = "") -> bool:
+    """Seal keyguard, or one backend; say whether this call did it. code: an error's, when keyguard seals itself."""
+    try:
+        with transaction.atomic():
+            Sealing.objects.create(backend=backend, code=code, reason=reason[:500], actor=actor[:150])
+            if code != AuditFailedError.code:  # the trail is what does not work
+                chaining.note("sealed", {"backend": backend, "code": code, "reason": reason, "actor": actor})
+    except IntegrityError:
+        return False
+    log.error("keyguard_sealed", backend=backend or "all", code=code, reason=reason, actor=actor)
+    return True
+
+
+def seal_itself(error: KeyguardError, backend: str = "") -> None:
+    """Seal because of an error, at once in this process, and in the others as soon as the database takes it."""
+    _wanted[backend] = error.code
+    try:
+        seal(error.message, backend=backend, code=error.code)
+    except (DatabaseError, KeyguardError) as failure:
+        log.error("keyguard_not_sealed_yet", backend=backend or "all", exception=type(failure).__name__)  # noqa: TRY400
+    else:
+        _wanted.pop(backend, None)
+
+
+def require_unsealed(backends: Iterable[str]) -> None:
+    """Raise KeyguardSealedError where this process wanted to seal and could not yet; tries it again."""
+    for backend in ("", *backends):
+        if backend in _wanted:
+            with suppress(DatabaseError, KeyguardError):
+                seal("keyguard sealed itself", backend=backend, code=_wanted[backend])
+                _wanted.pop(backend, None)
+            raise KeyguardSealedError
+
+
+def sealing_of(backend: "OuterRef | str") -> "Exists":
+    """Return the condition that keys of this backend sign nothing now."""
+    return Exists(open_sealings().filter(Q(backend="") | Q(backend=backend)))
+
+
+def open_sealings() -> QuerySet[Sealing]:
+    """Return the seals that nobody has lifted."""
+    return Sealing.objects.filter(lifted_at=None)
+
+
+def unseal(sealing: Sealing, actor: str, reason: str) -> Question | None:
+    """Lift a seal, or ask those whose approval it takes, and return the question. Raises SealingInvalidError."""
+    if not reason.strip():
+        raise SealingInvalidError("say why: whoever reads it later will want to know")
+    if sealing.lifted_at is not None:
+        raise SealingInvalidError("it is lifted already")
+    if not settings.KEYGUARD_OPERATIONS_GROUP:
+        _lift(sealing.pk, actor, reason)
+        return None
+    policy = active_policy()
+    if policy is None:
+        raise SealingInvalidError("no policy is in force: put one in force first")
+    need = Need(
+        "operations on keys", settings.KEYGUARD_OPERATIONS_APPROVALS, settings.KEYGUARD_OPERATIONS_GROUP
+    )
+    what = sealing.backend or "all backends"
+    return asking.ask(
+        QuestionKind.UNSEAL,
+        f"unseal {what}",
+        asking.hash_of(f"unseal|{sealing.pk}"),
+        policy,
+        [need],
+        shown={"sealing": sealing.pk, "backend": what, "sealed_because": sealing.reason, "reason": reason},
+        asked_by=actor,
+    )
+
+
+def carry_out_approved(question: Question, actor: str) -> None:
+    """Lift the seal that people have approved to lift, in the transaction of the last yes."""
+    _lift(question.shown["sealing"], f"{question.asked_by}, {actor}", question.shown["reason"])
+
+
+def _lift(pk: int, actor: str, reason: str) -> None:
+    with transaction.atomic():
+        lifted = open_sealings().filter(pk=pk)
+        if not lifted.update(lifted_at=Now(), lifted_by=actor[:150], lifted_reason=reason[:500]):
+            raise SealingInvalidError("somebody else has lifted it meanwhile")
+        chaining.note("unsealed", {"sealing": pk, "actor": actor, "reason": reason})
+    log.warning("keyguard_unsealed", actor=actor, reason=reason)
+
+
+publishing.EXECUTORS[QuestionKind.UNSEAL] = carry_out_approved
