@@ -63,6 +63,8 @@ def malformed_secrets() -> list[CheckMessage]:
 
 def _keks() -> list[str]:
     """Return the KEKs from the settings. Where somebody else keeps the KEK, KEYGUARD_KEK is not needed."""
+    if not settings.KEYGUARD_SIGNS:
+        return []
     own = [settings.KEYGUARD_KEK] if settings.KEYGUARD_KEK_PROVIDER == "env" else []
     return [*own, *settings.KEYGUARD_KEK_FALLBACKS]
 

@@ -47,6 +47,8 @@ SECRET_KEY_FALLBACKS: list[str] = env.list("SECRET_KEY_FALLBACKS", default=[])
 KEYGUARD_KEK = env.str("KEYGUARD_KEK", default="") or DEVELOPMENT_KEK
 # What was stored under an earlier one can still be opened, until rotate_kek has moved it.
 KEYGUARD_KEK_FALLBACKS: list[str] = env.list("KEYGUARD_KEK_FALLBACKS", default=[])
+# A web process stores what is to be sent, and signs nothing: without a KEK in its memory nobody finds one there.
+KEYGUARD_SIGNS = env.bool("KEYGUARD_SIGNS", default=True)
 # What entries of keyguard's audit trail are authenticated with, 32 bytes in hex; without it, what SECRET_KEY gives.
 KEYGUARD_AUDIT_KEY = env.str("KEYGUARD_AUDIT_KEY", default="")
 KEYGUARD_AUDIT_KEY_FALLBACKS: list[str] = env.list("KEYGUARD_AUDIT_KEY_FALLBACKS", default=[])
@@ -77,6 +79,9 @@ KEYGUARD_VAULT_KV_MOUNT = env.str("KEYGUARD_VAULT_KV_MOUNT", default="secret")
 KEYGUARD_VAULT_KV_PREFIX = env.str("KEYGUARD_VAULT_KV_PREFIX", default="dalp/keys")
 KEYGUARD_VAULT_TRANSIT_MOUNT = env.str("KEYGUARD_VAULT_TRANSIT_MOUNT", default="transit")
 KEYGUARD_VAULT_TRANSIT_PREFIX = env.str("KEYGUARD_VAULT_TRANSIT_PREFIX", default="dalp-kek")
+if not KEYGUARD_SIGNS:
+    KEYGUARD_KEK = KEYGUARD_HSM_PIN = KEYGUARD_VAULT_SECRET_ID = ""
+    KEYGUARD_KEK_FALLBACKS = []
 
 # --- Applications -----------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.checks import CheckMessage, Error
 
+from keyguard.audit.codes import current_key
+from keyguard.errors import AuditKeyError
 from keyguard.kek_providers import PROVIDERS, configured
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -19,7 +21,15 @@ NEEDED = {
 
 def check_keepers(app_configs: Sequence[Any] | None = None, **_: Any) -> list[CheckMessage]:
     """Return what is wrong with the settings of who keeps KEKs and keys; opens no connection."""
-    return [*_provider(), *_vault_without_tls()]
+    return [*(_provider() if settings.KEYGUARD_SIGNS else []), *_vault_without_tls(), *_audit_keys()]
+
+
+def _audit_keys() -> list[CheckMessage]:
+    try:
+        current_key()
+    except AuditKeyError as error:
+        return [Error(error.message, hint=error.remedy, id="keyguard.E006")]
+    return []
 
 
 def _provider() -> list[CheckMessage]:

@@ -70,6 +70,22 @@ def test_whoever_keeps_the_kek_elsewhere_needs_none_in_the_settings(production: 
     checks.stop_if_unsafe()
 
 
+def test_process_that_signs_nothing_needs_no_kek(production: Any) -> None:
+    production.KEYGUARD_SIGNS = False
+    production.KEYGUARD_KEK = ""
+    production.KEYGUARD_KEK_PROVIDER = "vault"
+    checks.stop_if_unsafe()
+
+
+def test_key_of_the_audit_trail_is_32_bytes_in_hex(production: Any) -> None:
+    for text in ("11" * 31, "no hex", "11" * 33):
+        production.KEYGUARD_AUDIT_KEY = text
+        with pytest.raises(ImproperlyConfigured) as error:
+            checks.stop_if_unsafe()
+        assert "openssl rand -hex 32" in str(error.value)
+        assert text not in str(error.value)
+
+
 def test_development_may_use_the_development_secrets(production: Any) -> None:
     production.DEBUG = True
     production.SECRET_KEY = production.DEVELOPMENT_SECRET_KEY
