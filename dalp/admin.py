@@ -5,18 +5,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
-from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
-from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django_celery_results.models import GroupResult, TaskResult
 from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
-from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from dalp.console import keys, limits, policies, questions, trail  # noqa: F401 - they register their pages
+from dalp.console import groups, keys, limits, policies, questions, trail  # noqa: F401 - they register their pages
 from dalp.models import ApiToken, IdempotencyRecord
 from signer.models import Attempt
 from workflows import admin as workflows_admin
@@ -41,10 +37,18 @@ workflows_admin.REFERENCE_FINDERS.append(transactions_with_hash)
 class ApiTokenAdmin(ModelAdmin):  # type: ignore[misc]
     """API tokens: who has one, when it was last used, and taking it away. They are made by create_api_token."""
 
-    list_display = ("name", "prefix", "role", "created_at", "last_used_at", "shown_state")
-    list_filter = ("role",)
+    list_display = ("name", "prefix", "tenant", "role", "created_at", "last_used_at", "shown_state")
+    list_filter = ("role", "tenant")
     search_fields = ("name", "prefix")
-    fields = readonly_fields = ("name", "prefix", "role", "created_at", "last_used_at", "revoked_at")
+    fields = readonly_fields = (
+        "name",
+        "prefix",
+        "tenant",
+        "role",
+        "created_at",
+        "last_used_at",
+        "revoked_at",
+    )
     actions = ("revoke",)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -76,23 +80,9 @@ class IdempotencyRecordAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     list_select_related = ("token",)
 
 
-for model in (User, Group, TaskResult, GroupResult):
+for model in (TaskResult, GroupResult):
     if admin.site.is_registered(model):
         admin.site.unregister(model)
-
-
-@admin.register(User)
-class PersonAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc, type-arg]
-    """People who may use the console."""
-
-    form = UserChangeForm
-    add_form = UserCreationForm
-    change_password_form = AdminPasswordChangeForm
-
-
-@admin.register(Group)
-class PermissionGroupAdmin(DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
-    """Groups of people with the same permissions."""
 
 
 @admin.register(TaskResult)

@@ -99,7 +99,7 @@ def check_policy(app_configs: Sequence[Any] | None = None, **_: Any) -> list[Che
     if settings.DEBUG:
         return []
     try:
-        return [*starter_policy(), *policy_group()]
+        return [*starter_policy(), *approving_groups()]
     except DatabaseError:
         return []  # not there, or not migrated: other checks and `doctor` say so
 
@@ -120,30 +120,33 @@ def starter_policy() -> list[CheckMessage]:
     ]
 
 
-def policy_group() -> list[CheckMessage]:
-    """Return a warning when one person can change the policy, or when nobody can."""
+def approving_groups() -> list[CheckMessage]:
+    """Return a warning when one person can change the policy, and for each group that is too small to approve anything."""
     from django.contrib.auth.models import User
 
-    group, needed = settings.KEYGUARD_POLICY_GROUP, settings.KEYGUARD_POLICY_APPROVALS
-    if not group:
-        return [
+    from keyguard.policies.guarding import guarded
+
+    found: list[CheckMessage] = []
+    if not settings.KEYGUARD_POLICY_GROUP:
+        found.append(
             checks.Warning(
                 "KEYGUARD_POLICY_GROUP is empty: one person puts a policy in force alone.",
                 hint="Name a group whose members approve a change of policy; docs/policies.md.",
                 id="dalp.W003",
             )
-        ]
-    members = User.objects.filter(groups__name=group, is_active=True).count()
-    if members >= needed:
-        return []
-    return [
-        checks.Warning(
-            f"{needed} of the group {group} must approve a change of policy, and it has {members} active members: "
-            "no policy can be put in force.",
-            hint="Add people to the group (console: People), or correct KEYGUARD_POLICY_GROUP.",
-            id="dalp.W004",
         )
-    ]
+    for group, needed in guarded().items():
+        members = User.objects.filter(groups__name=group, is_active=True).count()
+        if members < needed:
+            found.append(
+                checks.Warning(
+                    f"{needed} of the group {group} must approve, and it has {members} active members: "
+                    "nothing that asks for it is ever approved.",
+                    hint="manage.py add_approver --first adds people to it, or correct the rule or setting that names it.",
+                    id="dalp.W004",
+                )
+            )
+    return found
 
 
 def register() -> None:

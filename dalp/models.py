@@ -10,6 +10,8 @@ from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
 
+from keyguard.states import DEFAULT_TENANT
+
 
 class Role(models.TextChoices):
     """What a token may do; each role may do what those before it may."""
@@ -36,6 +38,9 @@ class ApiToken(models.Model):
     prefix = models.CharField(max_length=TOKEN_PREFIX_LENGTH)
     token_sha256 = models.CharField(max_length=64)
     role = models.CharField(max_length=10, choices=Role)
+    tenant = models.CharField(
+        max_length=64, default=DEFAULT_TENANT, db_default=DEFAULT_TENANT
+    )  # whose keys it may use
     # Whose approvals its holder may give. No role is a member of any by itself.
     groups = models.JSONField(default=list, blank=True)
     created_at = models.DateTimeField(db_default=Now())
@@ -50,12 +55,15 @@ class ApiToken(models.Model):
         return f"{self.name} ({self.prefix}…)"
 
     @classmethod
-    def issue(cls, name: str, role: str, groups: Sequence[str] = ()) -> tuple["ApiToken", str]:
+    def issue(
+        cls, name: str, role: str, groups: Sequence[str] = (), tenant: str = DEFAULT_TENANT
+    ) -> tuple["ApiToken", str]:
         """Store a new token and return it with the text that its holder sends."""
         text = f"dalp_{secrets.token_urlsafe(32)}"
         token = cls.objects.create(
             name=name,
             role=Role(role),
+            tenant=tenant,
             groups=sorted(set(groups)),
             prefix=text[:TOKEN_PREFIX_LENGTH],
             token_sha256=token_digest(text),

@@ -119,7 +119,7 @@ class KekDrillInline(ReadOnly, TabularInline):  # type: ignore[misc]
     """Its backups on paper, and when somebody tried them (`manage.py kek_ceremony`)."""
 
     model = KekDrill
-    fields = ("at", "kind", "threshold", "shares", "actor")
+    fields = ("at", "kind", "threshold", "shares", "custodians", "actor")
     readonly_fields = fields
     extra = 0
 

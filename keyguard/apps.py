@@ -14,6 +14,8 @@ class KeyguardConfig(AppConfig):
         """Register the custodies that are configured; nobody is asked, no SDK is loaded."""
         from keyguard import delegates, lifecycle, sealing  # noqa: F401 - know what follows when people have approved
         from keyguard.backends import custodies
+        from keyguard.policies import guarding, memberships  # noqa: F401 - as lifecycle, of groups that approve
 
+        guarding.connect(self)
         custodies.register()
         custodies.register_checks()

@@ -16,7 +16,7 @@ from keyguard.curve import wipe
 from keyguard.errors import CeremonyError
 
 SHARES_MAX = 16  # SLIP-39 has room for no more
-_LINE = re.compile(r"^(check value|words): *(.+)$", re.MULTILINE)
+_LINE = re.compile(r"^(check value|words|custodian|sealed): *(.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -25,6 +25,7 @@ class Share:
 
     kcv: str
     words: str
+    custodian: str = ""  # empty: whoever has the sheet
 
     def text(self, number: int, shares: int, threshold: int, made: str) -> str:
         """Return the sheet, which says what it is to whoever finds it in twenty years."""
@@ -39,9 +40,13 @@ class Share:
     def of(cls, text: str, name: str) -> "Share":
         """Return the share on a sheet. Raises CeremonyError."""
         found = dict(_LINE.findall(text))
-        if set(found) != {"check value", "words"}:
+        if "sealed" in found:
+            raise CeremonyError(f"{name} is sealed: its custodian opens it first, kek_ceremony open-share")
+        if set(found) - {"custodian"} != {"check value", "words"}:
             raise CeremonyError(f"{name}: no share; it must have the lines 'check value:' and 'words:'")
-        return cls(found["check value"].strip(), " ".join(found["words"].split()))
+        return cls(
+            found["check value"].strip(), " ".join(found["words"].split()), found.get("custodian", "").strip()
+        )
 
 
 def split(secret: bytes, threshold: int, shares: int, passphrase: str = "") -> list[Share]:

@@ -345,6 +345,32 @@ class VoteInvalidError(KeyguardError):
     remedy = "The message says why; the question stands as it stood."
 
 
+class TenantInvalidError(KeyguardError):
+    """A tenant's name that is none."""
+
+    code = "KEYGUARD_TENANT_INVALID"
+    cause = "A tenant's name has lower-case letters, digits, _ and -, 64 at most, and begins with a letter or digit."
+    remedy = "Choose such a name."
+
+
+class GroupGuardedError(KeyguardError):
+    """A change of a group whose members approve, by another way than a question to its members."""
+
+    code = "KEYGUARD_GROUP_GUARDED"
+    cause = (
+        "The group's members approve signatures, policies or acts on keys: its members say who joins them."
+    )
+    remedy = "Ask for it in the console (Groups, the group's page), or with manage.py add_approver."
+
+
+class MembershipInvalidError(KeyguardError):
+    """This cannot be done to the group now."""
+
+    code = "KEYGUARD_MEMBERSHIP_INVALID"
+    cause = "This person cannot be added to the group, or removed from it, now."
+    remedy = "The message says why; nothing was changed."
+
+
 class CeremonyError(KeyguardError):
     """The shares of a KEK's backup do not fit, or cannot be made so."""
 

@@ -28,23 +28,25 @@ from keyguard.errors import (
     KeyRetiredError,
     KeySuspendedError,
     SecretInvalidError,
+    TenantInvalidError,
 )
 from keyguard.floor import checked_address
 from keyguard.models import Key
-from keyguard.states import KEY_TRANSITIONS, KeyState, Origin, before
+from keyguard.states import DEFAULT_TENANT, KEY_TRANSITIONS, KeyState, Origin, before
 
 log = structlog.get_logger("keyguard")
 
+_TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}", re.ASCII)
 
 
-def create_key(alias: str, backend: str = "database") -> Key:
-    """Make a new key in a backend and return its row.
+def create_key(alias: str, backend: str = "database", tenant: str = DEFAULT_TENANT) -> Key:
+    """Make a new key in a backend, for a tenant, and return its row. Aliases are unique over all tenants.
 
     Raises AliasInvalidError, AliasTakenError, BackendUnknownError or a KekError; nothing is stored then.
     """
     store = backend_of(backend)
-    return _add(alias, lambda: store.generate(alias))
+    return _add(alias, lambda: store.generate(alias, checked_tenant(tenant)))
 
 
 def import_key(alias: str, secret: bytes | bytearray, backend: str = "database") -> Key:
@@ -60,7 +62,7 @@ def import_key(alias: str, secret: bytes | bytearray, backend: str = "database")
             raise SecretInvalidError
         _refuse_known_address(curve.address_of(curve.public_key(buffer)))
         store = backend_of(backend)
-        return _add(alias, lambda: store.adopt(alias, buffer))
+        return _add(alias, lambda: store.adopt(alias, buffer, DEFAULT_TENANT))
     finally:
         curve.wipe(buffer)
 
@@ -83,16 +85,21 @@ def bind_key(alias: str, backend: str, reference: str, expected_address: str = "
     )
 
 
-def find_key(alias_or_address: str) -> Key:
-    """Return the key that has this alias or address. Raises KeyNotFoundError."""
-    return find_keys([alias_or_address])[alias_or_address]
+def find_key(alias_or_address: str, tenant: str | None = DEFAULT_TENANT) -> Key:
+    """Return the tenant's key that has this alias or address; tenant None: anybody's. Raises KeyNotFoundError."""
+    return find_keys([alias_or_address], tenant)[alias_or_address]
 
 
-def find_keys(names: Collection[str]) -> dict[str, Key]:
-    """Return the keys by the aliases or addresses that they are asked for by. Raises KeyNotFoundError."""
+def find_keys(names: Collection[str], tenant: str | None = DEFAULT_TENANT) -> dict[str, Key]:
+    """Return the tenant's keys by the aliases or addresses that they are asked for by. Raises KeyNotFoundError.
+
+    One query, with the tenant in it: another tenant's key is as one that is not there, by what it takes, too.
+    """
     addresses = {name: _address(name) for name in names}
     wanted = Q(address__in=[address for address in addresses.values() if address])
     wanted |= Q(alias__in=[name for name, address in addresses.items() if address is None])
+    if tenant is not None:
+        wanted &= Q(tenant=tenant)
     keys = list(Key.objects.filter(wanted))
     by_address, by_alias = {key.address: key for key in keys}, {key.alias: key for key in keys}
     found = {}
@@ -102,6 +109,13 @@ def find_keys(names: Collection[str]) -> dict[str, Key]:
             raise KeyNotFoundError(f"no key has the alias or address {name[:64]!r}")
         found[name] = key
     return found
+
+
+def checked_tenant(tenant: str) -> str:
+    """Return the name of a tenant. Raises TenantInvalidError."""
+    if not _TENANT.fullmatch(tenant):
+        raise TenantInvalidError
+    return tenant
 
 
 def _address(name: str) -> str | None:

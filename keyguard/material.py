@@ -10,14 +10,16 @@ from keyguard.envelope import Binding, Envelope, KekCipher, opened, seal
 from keyguard.errors import MaterialTamperedError
 from keyguard.kek import active_kek, open_kek
 from keyguard.models import Key, KeyMaterial
-from keyguard.states import Origin
+from keyguard.states import DEFAULT_TENANT, Origin
 
 
-def seal_key(alias: str, secret: bytearray, origin: Origin, backend: str) -> tuple[Key, KeyMaterial]:
+def seal_key(
+    alias: str, secret: bytearray, origin: Origin, backend: str, tenant: str = DEFAULT_TENANT
+) -> tuple[Key, KeyMaterial]:
     """Return the unsaved rows of a new key and its sealed material. The caller wipes the secret."""
     kek = active_kek()
     public = curve.public_key(secret)
-    facts = {"alias": alias, "backend": backend, "origin": origin}
+    facts = {"alias": alias, "backend": backend, "origin": origin, "tenant": tenant}
     key = Key(id=uuid4(), address=curve.address_of(public), public_key=public, **facts)
     sealed = seal(secret, open_kek(kek), binding_of(key, 1, kek.id))
     material = KeyMaterial(

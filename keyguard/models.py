@@ -16,6 +16,7 @@ from keyguard.errors import FloorError
 from keyguard.fields import Uint256Field
 from keyguard.floor import checked_address
 from keyguard.states import (
+    DEFAULT_TENANT,
     DrillKind,
     HandOverState,
     KekState,
@@ -25,8 +26,6 @@ from keyguard.states import (
     RecordKind,
     RecordState,
 )
-
-DEFAULT_TENANT = "default"
 
 
 class Kek(models.Model):
@@ -67,6 +66,7 @@ class KekDrill(models.Model):
     kind = models.CharField(max_length=8, choices=DrillKind)
     threshold = models.PositiveSmallIntegerField()  # of a drill: how many shares were there
     shares = models.PositiveSmallIntegerField(default=0)
+    custodians = models.JSONField(default=list)  # the names on the sheets
     actor = models.CharField(max_length=150)
     at = models.DateTimeField(db_default=Now())
 
@@ -322,4 +322,12 @@ class AllowedDelegate(models.Model):
 
 
 from keyguard.audit.models import AuditChain, AuditEntry, AuditHead  # noqa: E402, F401 - Django looks for them here
-from keyguard.policies.models import Policy, Purse, Question, Spending, Vote  # noqa: E402, F401
+from keyguard.policies.models import (  # noqa: E402 - Django looks for them here
+    GuardedGroup,  # noqa: F401
+    MembershipAct,  # noqa: F401
+    Policy,  # noqa: F401
+    Purse,  # noqa: F401
+    Question,  # noqa: F401
+    Spending,  # noqa: F401
+    Vote,  # noqa: F401
+)

@@ -2,6 +2,8 @@
 
 from django.db.models import TextChoices
 
+DEFAULT_TENANT = "default"  # the platform's own
+
 
 class KeyState(TextChoices):
     """A key signs in ACTIVE only."""
@@ -20,6 +22,13 @@ class KeyVerb(TextChoices):
     RETIRE = "RETIRE", "retire"
     COMPROMISED = "COMPROMISED", "mark as compromised"
     VALIDITY = "VALIDITY", "set from when until when it signs"
+
+
+class MembershipVerb(TextChoices):
+    """What is done to a group whose members approve."""
+
+    ADD = "ADD", "add"
+    REMOVE = "REMOVE", "remove"
 
 
 class Origin(TextChoices):
@@ -129,6 +138,7 @@ class QuestionKind(TextChoices):
     SIGNATURE = "SIGNATURE", "signature"
     POLICY = "POLICY", "change of policy"
     KEY = "KEY", "operation on a key"
+    MEMBERSHIP = "MEMBERSHIP", "change of who approves"
     UNSEAL = "UNSEAL", "lifting of a seal"
 
 

@@ -22,12 +22,12 @@ def columns(request: TransactionRequest, fee_market: str) -> dict[str, Any]:
     }
 
 
-def authorities(request: TransactionRequest) -> list[str]:
+def authorities(request: TransactionRequest, tenant: str) -> list[str]:
     """Return the addresses of those who are to authorise. Raises UnknownAuthorityError, AuthorityTwiceError."""
     addresses = []
     for wanted in request.authorizations:
         try:
-            addresses.append(keyguard.find_key(wanted.authority).address)
+            addresses.append(keyguard.find_key(wanted.authority, tenant).address)
         except KeyNotFoundError as error:
             raise UnknownAuthorityError(error.message) from None
     if len(set(addresses)) != len(addresses):

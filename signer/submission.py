@@ -11,6 +11,7 @@ from django.db import transaction
 from django.utils import timezone
 
 import keyguard
+from keyguard.states import DEFAULT_TENANT
 from signer import carrying
 from signer.chains import find_chain
 from signer.errors import EnvelopeUnsupportedError, IdempotencyConflictError
@@ -25,27 +26,38 @@ crashpoint.register("signer.received", "after the transaction's row is committed
 
 
 def submit_transaction(
-    request: TransactionRequest, *, idempotency_key: str, scope: str = "", correlation_id: str = ""
+    request: TransactionRequest,
+    *,
+    idempotency_key: str,
+    scope: str = "",
+    correlation_id: str = "",
+    tenant: str = DEFAULT_TENANT,
 ) -> tuple[Transaction, bool]:
     """Store the transaction and return it, with whether it is new. Joins the caller's database transaction.
 
-    The same key with the same request returns the first one; of any number of simultaneous calls one inserts.
+    tenant: whose keys may be named. The same key with the same request returns the first one; of any number of simultaneous calls one inserts.
     Raises IdempotencyConflictError (the key was used for another request), UnknownChainError, KeyNotFoundError,
     UnknownAuthorityError, AuthorityTwiceError, EnvelopeUnsupportedError.
     """
-    [found] = submit_transactions([(request, idempotency_key)], scope=scope, correlation_id=correlation_id)
+    [found] = submit_transactions(
+        [(request, idempotency_key)], scope=scope, correlation_id=correlation_id, tenant=tenant
+    )
     return found
 
 
 def submit_transactions(
-    requests: Sequence[tuple[TransactionRequest, str]], *, scope: str = "", correlation_id: str = ""
+    requests: Sequence[tuple[TransactionRequest, str]],
+    *,
+    scope: str = "",
+    correlation_id: str = "",
+    tenant: str = DEFAULT_TENANT,
 ) -> list[tuple[Transaction, bool]]:
     """Store transactions, each with its idempotency key, all or none; of one sender they get nonces in this order.
 
     Returns and raises what `submit_transaction` does.
     """
     with transaction.atomic():
-        lanes = _lanes({(request.chain_id, request.sender) for request, _ in requests})
+        lanes = _lanes({(request.chain_id, request.sender) for request, _ in requests}, tenant)
         rows = [
             _row(request, lanes[request.chain_id, request.sender], key, scope, correlation_id)
             for request, key in requests
@@ -55,7 +67,7 @@ def submit_transactions(
         found = _stored(rows, scope)
         for (request, _), (row, is_new) in zip(requests, found, strict=True):
             if is_new and (request.blobs or request.authorizations):
-                _store_load(row, request)
+                _store_load(row, request, tenant)
         new: dict[UUID, list[tuple[UUID, float]]] = defaultdict(list)
         for row, is_new in found:
             if is_new:
@@ -66,8 +78,8 @@ def submit_transactions(
     return found
 
 
-def _store_load(row: Transaction, request: TransactionRequest) -> None:
-    addresses = carrying.authorities(request)
+def _store_load(row: Transaction, request: TransactionRequest, tenant: str) -> None:
+    addresses = carrying.authorities(request, tenant)
     carrying.store(row, request, [find_lane(request.chain_id, address) for address in addresses])
 
 
@@ -106,9 +118,9 @@ def _require_plain(request: TransactionRequest) -> None:
         )
 
 
-def _lanes(senders: set[tuple[int, str]]) -> dict[tuple[int, str], Lane]:
+def _lanes(senders: set[tuple[int, str]], tenant: str) -> dict[tuple[int, str], Lane]:
     """Return the lane of each chain and sender. Raises UnknownChainError, KeyNotFoundError."""
-    keys = keyguard.find_keys({sender for _, sender in senders})
+    keys = keyguard.find_keys({sender for _, sender in senders}, tenant)
     rows = Lane.objects.select_related("chain").filter(
         chain__in={chain_id for chain_id, _ in senders}, address__in={key.address for key in keys.values()}
     )

@@ -9,7 +9,7 @@ import pytest
 from pytest_django.plugin import DjangoDbBlocker
 
 from dalp.local import processes, servers
-from tests import cases, softhsm
+from tests import cases, leaks, softhsm
 from tests.services import Live, Services, switched_to
 from tests.warm import Nursery
 
@@ -29,6 +29,12 @@ from django.conf import settings  # noqa: E402
 settings.DATABASES  # noqa: B018
 
 TEST_DATABASE, TEMPLATE_DATABASE = "test_dalp", "template_dalp"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(leaks)
+    leaks.WATCH.learn("a PIN", softhsm.PIN, softhsm.SO_PIN, "not-the-pin-2026", "wrong-pin-0000")
+    leaks.WATCH.learn("the KEK", settings.KEYGUARD_KEK)
 
 
 def pytest_report_header() -> list[str]:

@@ -10,7 +10,7 @@ from ninja import Query, Router
 from pydantic import Field
 
 from dalp.api import schemas
-from dalp.api.auth import OPERATOR, VIEWER, actor, caller
+from dalp.api.auth import TENANT_OPERATOR, TENANT_VIEWER, actor, addresses_of, caller
 from dalp.api.decisions import Word, carried_out
 from dalp.api.pagination import FilterText, Page, instant, paginate
 from dalp.api.problems import not_found
@@ -18,14 +18,15 @@ from dalp.api.schemas import READ_ERRORS as READ
 from dalp.api.schemas import WRITE_ERRORS as WRITE
 from dalp.api.schemas import Page as Listing
 from dalp.api.schemas import idempotency_key
+from dalp.models import ApiToken
 from signer import Lane, drain_lane, lane_difference, pause_lane, resume_lane, resync_lane
 from signer.counting import counted, oldest_waiting
 from signer.states import IN_FLIGHT, WAITING, LaneState
 
-router = Router(tags=["lanes"], auth=VIEWER)
+router = Router(tags=["lanes"], auth=TENANT_VIEWER)
 
 ACTING: dict[str, Any] = {
-    "auth": OPERATOR,
+    "auth": TENANT_OPERATOR,
     "response": {202: schemas.Lane, **WRITE, 503: schemas.Problem},
     "openapi_extra": idempotency_key(required=False),
 }
@@ -45,9 +46,10 @@ class LaneFilters(Page):
     state: LaneState | None = None
 
 
-def lanes() -> "QuerySet[Lane]":
-    """Return all lanes with what showing them needs."""
-    return Lane.objects.select_related("chain").annotate(
+def lanes(token: ApiToken) -> "QuerySet[Lane]":
+    """Return the lanes of the caller's tenant with what showing them needs."""
+    own = Lane.objects.filter(address__in=addresses_of(token))
+    return own.select_related("chain").annotate(
         waiting=counted("lane", WAITING), in_flight=counted("lane", IN_FLIGHT), oldest_at=oldest_waiting()
     )
 
@@ -70,10 +72,10 @@ def present(lane: Any) -> dict[str, Any]:
     }
 
 
-def find(chain_id: int, address: str) -> Any:
+def find(request: HttpRequest, chain_id: int, address: str) -> Any:
     """Return the lane of an address, in whatever case it is written, or raise the problem 404."""
     known = (
-        lanes().filter(chain_id=chain_id, address=to_checksum_address(address))
+        lanes(caller(request)).filter(chain_id=chain_id, address=to_checksum_address(address))
         if is_hex_address(address)
         else None
     )
@@ -89,24 +91,24 @@ def list_lanes(request: HttpRequest, filters: Query[LaneFilters]) -> dict[str, A
     wanted = filters.model_dump(include={"chain_id", "state"}, exclude_none=True)
     if filters.address is not None:
         wanted["address__iexact"] = filters.address
-    return paginate(request, lanes().filter(**wanted), filters, present)
+    return paginate(request, lanes(caller(request)).filter(**wanted), filters, present)
 
 
 @router.get("/lanes/{int:chain_id}/{address}", response={200: schemas.Lane, **READ}, summary="One lane")
 def show_lane(request: HttpRequest, chain_id: int, address: str) -> dict[str, Any]:
     """Show a lane."""
-    return present(find(chain_id, address))
+    return present(find(request, chain_id, address))
 
 
 def stand(
     request: HttpRequest, chain_id: int, address: str, payload: Word, act: Callable[..., None]
 ) -> HttpResponse:
     """Change whether a lane gives out nonces."""
-    lane = find(chain_id, address)
+    lane = find(request, chain_id, address)
 
     def change() -> dict[str, Any]:
         act(lane, actor=actor(caller(request)), reason=payload.reason.strip() or "over the API")
-        return present(find(chain_id, address))
+        return present(find(request, chain_id, address))
 
     return carried_out(request, payload, change)
 
@@ -131,17 +133,17 @@ def resume(request: HttpRequest, chain_id: int, address: str, payload: Word) -> 
 
 @router.post(
     "/lanes/{int:chain_id}/{address}/resync",
-    auth=OPERATOR,
+    auth=TENANT_OPERATOR,
     response={200: schemas.Resync, **WRITE, 503: schemas.Problem},
     summary="Compare with the chain; with `confirm` correct the next nonce",
 )
 def resync(request: HttpRequest, chain_id: int, address: str, payload: Resync) -> HttpResponse:
     """Answer with the difference between lane and chain. Acts only with `"confirm": true`; twice is as good as once."""
-    lane = find(chain_id, address)
+    lane = find(request, chain_id, address)
     if payload.confirm:
         reason = payload.reason.strip() or "over the API"
         found = resync_lane(lane, actor=actor(caller(request)), reason=reason)
     else:
         found = lane_difference(lane)
-    shown = present(find(chain_id, address))
+    shown = present(find(request, chain_id, address))
     return JsonResponse({"confirmed": payload.confirm, "difference": found.as_dict(), "lane": shown})

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from dalp.api import schemas
-from dalp.api.auth import OPERATOR, VIEWER, actor, caller, scope
+from dalp.api.auth import TENANT_OPERATOR, TENANT_VIEWER, actor, addresses_of, caller, scope
 from dalp.api.decisions import Word, carried_out
 from dalp.api.idempotency import once
 from dalp.api.pagination import FilterText, Page, instant, paginate
@@ -29,6 +29,7 @@ from dalp.api.schemas import READ_ERRORS as READ
 from dalp.api.schemas import WRITE_ERRORS as WRITE
 from dalp.api.schemas import Page as Listing
 from dalp.api.schemas import idempotency_key
+from dalp.models import ApiToken
 from keyguard import KeyNotFoundError
 from signer import (
     TransactionRequest,
@@ -46,7 +47,7 @@ from signer.models import Attempt, Authorization, Transaction
 from signer.requests import MAX_AUTHORIZATIONS, MAX_BLOBS
 from signer.states import TransactionState
 
-router = Router(tags=["transactions"], auth=VIEWER)
+router = Router(tags=["transactions"], auth=TENANT_VIEWER)
 
 
 def amount(given: Any) -> int:
@@ -193,11 +194,12 @@ def present(transaction: Transaction) -> dict[str, Any]:
     }
 
 
-def transactions() -> "QuerySet[Transaction]":
-    """Return all transactions with what showing them needs."""
+def transactions(token: ApiToken) -> "QuerySet[Transaction]":
+    """Return the transactions of the caller's tenant with what showing them needs."""
     # Without the signed bytes, which are large where they carry blobs.
     attempts = Prefetch("attempts", Attempt.objects.defer("raw"))
-    return Transaction.objects.select_related("lane").prefetch_related(attempts, "authorizations__lane")
+    own = Transaction.objects.filter(lane__address__in=addresses_of(token))
+    return own.select_related("lane").prefetch_related(attempts, "authorizations__lane")
 
 
 def request_of(payload: SubmitTransaction) -> TransactionRequest:
@@ -211,7 +213,7 @@ def request_of(payload: SubmitTransaction) -> TransactionRequest:
 
 @router.post(
     "/transactions",
-    auth=OPERATOR,
+    auth=TENANT_OPERATOR,
     response={202: schemas.Transaction, **WRITE},
     openapi_extra=idempotency_key(required=True),
     summary="Submit a transaction",
@@ -226,6 +228,7 @@ def submit(request: HttpRequest, payload: SubmitTransaction) -> HttpResponse:
                 wanted,
                 idempotency_key=key,
                 scope=scope(caller(request)),
+                tenant=caller(request).tenant,
                 correlation_id=request.correlation_id,  # type: ignore[attr-defined]
             )
         except UnknownChainError as error:
@@ -237,7 +240,7 @@ def submit(request: HttpRequest, payload: SubmitTransaction) -> HttpResponse:
         except EnvelopeUnsupportedError as error:
             given = [name for name in ("envelope", "blobs", "authorizations") if getattr(wanted, name)]
             raise invalid({given[0]: [str(error)]}, error.code) from None
-        return present(transactions().get(pk=transaction.pk))
+        return present(transactions(caller(request)).get(pk=transaction.pk))
 
     return once(request, payload.model_dump(mode="json", by_alias=True, exclude_unset=True), start)
 
@@ -251,7 +254,7 @@ def submit(request: HttpRequest, payload: SubmitTransaction) -> HttpResponse:
 def list_transactions(request: HttpRequest, filters: Query[TransactionFilters]) -> dict[str, Any]:
     """List transactions; `hash` finds the one that an attempt's hash belongs to."""
     wanted = filters.model_dump(include={"state", "correlation_id"}, exclude_none=True)
-    rows = transactions().filter(**wanted)
+    rows = transactions(caller(request)).filter(**wanted)
     if filters.chain_id is not None:
         rows = rows.filter(lane__chain_id=filters.chain_id)  # lanes are indexed, chains are few
     if filters.hash is not None:
@@ -267,7 +270,7 @@ def list_transactions(request: HttpRequest, filters: Query[TransactionFilters]) 
 )
 def show_transaction(request: HttpRequest, transaction_id: UUID) -> dict[str, Any]:
     """Show a transaction."""
-    transaction = transactions().filter(pk=transaction_id).first()
+    transaction = transactions(caller(request)).filter(pk=transaction_id).first()
     if transaction is None:
         raise not_found("transaction")
     return present(transaction)
@@ -300,14 +303,14 @@ class SpeedUp(Word):
 
 
 ACTING: dict[str, Any] = {
-    "auth": OPERATOR,
+    "auth": TENANT_OPERATOR,
     "response": {202: schemas.Transaction, **WRITE, 503: schemas.Problem},
     "openapi_extra": idempotency_key(required=False),
 }
 
 
-def _found(transaction_id: UUID) -> Transaction:
-    row = transactions().select_related("chain").filter(pk=transaction_id).first()
+def _found(request: HttpRequest, transaction_id: UUID) -> Transaction:
+    row = transactions(caller(request)).select_related("chain").filter(pk=transaction_id).first()
     if row is None:
         raise not_found("transaction")
     return row
@@ -317,11 +320,11 @@ def intervene(
     request: HttpRequest, transaction_id: UUID, payload: Word, act: Callable[..., None]
 ) -> HttpResponse:
     """Do something about a transaction, and answer with it."""
-    row = _found(transaction_id)
+    row = _found(request, transaction_id)
 
     def change() -> dict[str, Any]:
         act(row, actor=actor(caller(request)), reason=payload.reason.strip() or "over the API")
-        return present(transactions().get(pk=transaction_id))
+        return present(transactions(caller(request)).get(pk=transaction_id))
 
     return carried_out(request, payload, change)
 
@@ -344,10 +347,10 @@ def speed_up(request: HttpRequest, transaction_id: UUID, payload: SpeedUp) -> Ht
 @router.post("/transactions/{uuid:transaction_id}/requeue", summary="Give it another nonce", **ACTING)
 def requeue(request: HttpRequest, transaction_id: UUID, payload: Word) -> HttpResponse:
     """Give another nonce to a transaction whose own a stranger's provably used (sub_state NONCE_FOREIGN)."""
-    row = _found(transaction_id)
+    row = _found(request, transaction_id)
     # Its nodes are asked first, so not within the transaction of an Idempotency-Key; twice it is refused.
     requeue_transaction(row, actor=actor(caller(request)), reason=payload.reason.strip() or "over the API")
-    return JsonResponse(present(transactions().get(pk=transaction_id)), status=202)
+    return JsonResponse(present(transactions(caller(request)).get(pk=transaction_id)), status=202)
 
 
 @router.post("/transactions/{uuid:transaction_id}/give-up", summary="End it as failed", **ACTING)

@@ -1,4 +1,4 @@
-"""Questions before a signature or a change of policy: what is asked, by whom, who has said what, and answering."""
+"""Questions before a signature, a change of policy, of a key or of who approves: what is asked, by whom, who has said what, and answering."""
 
 from typing import Any
 
@@ -17,6 +17,7 @@ from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from dalp.console.confirming import ConfirmForm, RefusedError
+from dalp.console.groups import membership_asked
 from dalp.console.keys import asked_of
 from dalp.console.policies import answer_words, rules_table
 from dalp.console.rehearsing import rehearsal_table
@@ -47,6 +48,8 @@ def needs_of(question: Question) -> list[dict[str, Any]]:
     barred = {question.asked_by}
     if question.kind == QuestionKind.POLICY:
         barred.add(question.policy.author)
+    if question.kind == QuestionKind.MEMBERSHIP:
+        barred.add(question.shown["person"])
     found = []
     for need in question.needs:
         group = need["group"]
@@ -137,6 +140,8 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
             return f"put policy {question.policy.number} in force"
         if question.kind == QuestionKind.KEY:
             return asked_of(question)
+        if question.kind == QuestionKind.MEMBERSHIP:
+            return membership_asked(question)
         words = describing.request(question.shown, functions_of(question.policy))
         style = "min-width: 18rem; white-space: normal; overflow-wrap: anywhere"
         return format_html('<div style="{}">{}</div>', style, words)
@@ -189,6 +194,8 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
             return request_table(question.shown, functions_of(question.policy))
         if question.kind == QuestionKind.KEY:
             return format_html('<p class="mb-2 font-semibold">{}</p>', asked_of(question))
+        if question.kind == QuestionKind.MEMBERSHIP:
+            return format_html('<p class="mb-2 font-semibold">{}</p>', membership_asked(question))
         policy, active = question.policy, active_policy()
         is_draft = policy.state == PolicyState.DRAFT
         words = (
@@ -231,6 +238,8 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
             text = "One no is enough: the draft stays a draft, and may be proposed again."
         if self.row(request, object_id).kind == QuestionKind.KEY:
             text = "One no is enough: the key stays as it is, and it may be asked for again."
+        if self.row(request, object_id).kind == QuestionKind.MEMBERSHIP:
+            text = "One no is enough: the group stays as it is, and it may be asked for again."
         return self._answer(request, object_id, "Refuse", text, form, approves=False)
 
     def _bound(self, request: HttpRequest, object_id: str) -> dict[str, str]:
@@ -258,10 +267,13 @@ def what_is_next(question: Question) -> str:
     """Return what happens after an answer."""
     is_policy = question.kind == QuestionKind.POLICY
     is_key = question.kind == QuestionKind.KEY
+    is_membership = question.kind == QuestionKind.MEMBERSHIP
     match question.state:
+        case QuestionState.REFUSED if is_membership:
+            return "It is refused: the group stays as it is."
         case QuestionState.REFUSED if is_key:
             return "It is refused: the key stays as it is."
-        case QuestionState.GRANTED if is_key:
+        case QuestionState.GRANTED if is_key or is_membership:
             return "It is approved, and done."
         case QuestionState.REFUSED if is_policy:
             return "It is refused: the policy stays a draft."

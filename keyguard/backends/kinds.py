@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from keyguard.models import Key
+from keyguard.states import DEFAULT_TENANT
 
 # Signs digests of 32 bytes, in order: each signature is 65 bytes, r, s and recovery id.
 Sign = Callable[[Sequence[bytes]], list[bytes]]
@@ -12,10 +13,10 @@ Sign = Callable[[Sequence[bytes]], list[bytes]]
 class Backend(Protocol):
     """Its errors are KeyguardErrors; anything else means *denied*."""
 
-    def generate(self, alias: str) -> Key:
+    def generate(self, alias: str, tenant: str = DEFAULT_TENANT) -> Key:
         """Make a new key and return its saved row."""
 
-    def adopt(self, alias: str, secret: bytearray) -> Key:
+    def adopt(self, alias: str, secret: bytearray, tenant: str = DEFAULT_TENANT) -> Key:
         """Take an existing private key over and return its saved row. The caller wipes the secret."""
 
     def prepare(self, key: Key) -> Sign:

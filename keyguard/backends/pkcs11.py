@@ -17,7 +17,7 @@ from keyguard.backends.kinds import Sign
 from keyguard.crashpoints import crashpoint
 from keyguard.errors import BackendError, ImportRefusedError, SignatureInvalidError
 from keyguard.models import Key
-from keyguard.states import Origin
+from keyguard.states import DEFAULT_TENANT, Origin
 
 SECP256K1 = bytes.fromhex("06052b8104000a")  # DER of 1.3.132.0.10
 
@@ -25,13 +25,14 @@ SECP256K1 = bytes.fromhex("06052b8104000a")  # DER of 1.3.132.0.10
 class Pkcs11Backend:
     """One token; see docs/deploy/hsm.md."""
 
-    def generate(self, alias: str) -> Key:
+    def generate(self, alias: str, tenant: str = DEFAULT_TENANT) -> Key:
         reference = uuid4().bytes
         public = hsm.token().run(lambda session: _make(session, alias, reference), "make a key pair")
         crashpoint("keyguard.hsm_key_made")
         try:
             return Key.objects.create(
                 alias=alias,
+                tenant=tenant,
                 address=curve.address_of(public),
                 public_key=public,
                 backend="pkcs11",
@@ -42,7 +43,7 @@ class Pkcs11Backend:
             self.discard(reference)
             raise
 
-    def adopt(self, alias: str, secret: bytearray) -> Key:
+    def adopt(self, alias: str, secret: bytearray, tenant: str = DEFAULT_TENANT) -> Key:
         raise ImportRefusedError("the HSM makes its keys itself: a key that was elsewhere may still be there")
 
     def prepare(self, key: Key) -> Sign:

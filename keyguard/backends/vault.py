@@ -25,7 +25,7 @@ from keyguard.crashpoints import crashpoint
 from keyguard.errors import MaterialTamperedError
 from keyguard.material import load_key, seal_key
 from keyguard.models import Key
-from keyguard.states import Origin
+from keyguard.states import DEFAULT_TENANT, Origin
 from keyguard.vault_client import vault
 
 VERSION = 1  # the only one we write; others are somebody else's
@@ -34,15 +34,15 @@ VERSION = 1  # the only one we write; others are somebody else's
 class VaultBackend:
     """KV v2 in Vault or OpenBao; see docs/deploy/vault.md."""
 
-    def generate(self, alias: str) -> Key:
+    def generate(self, alias: str, tenant: str = DEFAULT_TENANT) -> Key:
         secret = curve.new_secret()
         try:
-            return self._store(alias, secret, Origin.GENERATED)
+            return self._store(alias, secret, Origin.GENERATED, tenant)
         finally:
             curve.wipe(secret)
 
-    def adopt(self, alias: str, secret: bytearray) -> Key:
-        return self._store(alias, secret, Origin.IMPORTED)
+    def adopt(self, alias: str, secret: bytearray, tenant: str = DEFAULT_TENANT) -> Key:
+        return self._store(alias, secret, Origin.IMPORTED, tenant)
 
     def prepare(self, key: Key) -> Sign:
         return load_key(key, _parsed(_read(key.backend_ref))).sign
@@ -55,8 +55,8 @@ class VaultBackend:
             _read(references[0])
         return f"{words} and keeps {len(references)} keys"
 
-    def _store(self, alias: str, secret: bytearray, origin: Origin) -> Key:
-        key, material = seal_key(alias, secret, origin, "vault")
+    def _store(self, alias: str, secret: bytearray, origin: Origin, tenant: str) -> Key:
+        key, material = seal_key(alias, secret, origin, "vault", tenant)
         key.backend_ref = f"{settings.KEYGUARD_VAULT_KV_PREFIX.strip('/')}/{key.id}"
         stored = {
             "format": "kg2",

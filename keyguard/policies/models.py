@@ -1,17 +1,19 @@
 """Policies in versions, what people are asked, what they say, and what limits have left.
 
 Upholds, in the database: one policy is in force at a time and its text never changes; one question is open for a
-request at a time; one person has one vote; a request counts once in a limit.
+request at a time; one person has one vote; a request counts once in a limit; who is in a group that approves changes
+only after a row here says so.
 """
 
 import uuid
 
+from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
 from keyguard.fields import Uint256Field
-from keyguard.states import PolicyState, QuestionKind, QuestionState
+from keyguard.states import MembershipVerb, PolicyState, QuestionKind, QuestionState
 
 
 class Policy(models.Model):
@@ -145,3 +147,35 @@ class Spending(models.Model):
 
     def __str__(self) -> str:
         return f"{self.amount} by {self.subject}"
+
+
+class GuardedGroup(models.Model):
+    """A group whose members approve, as the policy in force and the settings name it: what the triggers go by."""
+
+    name = models.CharField(max_length=150)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["name"], name="keyguard_guardedgroup_name_unique")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class MembershipAct(models.Model):
+    """Somebody comes into a guarded group, or leaves it. Never changed; the last one of a person and a group counts."""
+
+    group = models.ForeignKey("auth.Group", on_delete=models.PROTECT, related_name="+")
+    person = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    verb = models.CharField(max_length=8, choices=MembershipVerb)
+    actor = models.CharField(max_length=320)  # with whoever gave the last approval
+    reason = models.CharField(max_length=500)
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["-id"]
+        verbose_name = "change of who approves"
+        verbose_name_plural = "changes of who approves"
+        indexes = [models.Index(fields=["group", "person", "id"], name="keyguard_membershipact_last")]
+
+    def __str__(self) -> str:
+        return f"{self.verb} by {self.actor}"

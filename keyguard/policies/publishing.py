@@ -22,7 +22,7 @@ from keyguard.audit import chaining
 from keyguard.audit.rows import note_row
 from keyguard.errors import PolicyInvalidError, VoteInvalidError
 from keyguard.models import SigningRecord
-from keyguard.policies import asking
+from keyguard.policies import asking, guarding
 from keyguard.policies.deciding import active_policy, rules_of
 from keyguard.policies.facts import Facts, facts_from, facts_of_content
 from keyguard.policies.judging import Need, Verdict, judge
@@ -123,7 +123,7 @@ def vote(
 ) -> Question:
     """Answer a question; what the last yes permits is done in the same commit, but for signatures. Raises VoteInvalidError."""
     with transaction.atomic():
-        _require_not_author(question, person)
+        _require_not_concerned(question, person)
         answered = asking.vote(question.pk, person, approves, content_hash, reason)
         if answered.kind in EXECUTORS and answered.state == QuestionState.GRANTED:
             needs = [Need(need["rule"], need["approvals"], need["group"]) for need in answered.needs]
@@ -135,14 +135,16 @@ def vote(
 def may_vote(question: Question, person: AbstractBaseUser) -> str:
     """Return why this person's answer would not count; nothing when it would."""
     try:
-        _require_not_author(question, person)
+        _require_not_concerned(question, person)
         asking.require_may_vote(question, person, question.content_hash)
     except VoteInvalidError as error:
         return error.message
     return ""
 
 
-def _require_not_author(question: Question, person: AbstractBaseUser) -> None:
+def _require_not_concerned(question: Question, person: AbstractBaseUser) -> None:
+    if question.kind == QuestionKind.MEMBERSHIP and question.shown["person_id"] == person.pk:
+        raise VoteInvalidError("whom it is about does not answer")
     if question.kind == QuestionKind.POLICY and question.policy.author == person.get_username():
         raise VoteInvalidError("whoever wrote a policy does not approve it")
 
@@ -158,6 +160,7 @@ def activate(policy: Policy, actor: str) -> None:
         )
         if not moved:
             raise VoteInvalidError(f"{policy} is no draft any more")
+        guarding.note()
         chaining.note("policy_in_force", {"policy": policy.number, "hash": policy.hash, "actor": actor})
     policy.refresh_from_db()
     log.warning("policy_in_force", policy=policy.number, hash=policy.hash, actor=actor)

@@ -7,7 +7,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
 
 import keyguard
 from keyguard.models import Key
-from keyguard.states import KeyState
+from keyguard.states import DEFAULT_TENANT, KeyState
 from signer.admin.ether import EtherField
 from signer.models import Lane, LaneMoney, TopUp
 from signer.sentences import ether
@@ -62,7 +62,11 @@ class TopUpForm(ReasonedForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if "treasury" in self.fields:
-            keys = Key.objects.filter(state=KeyState.ACTIVE).order_by("alias").values_list("alias", "address")
+            keys = (
+                Key.objects.filter(state=KeyState.ACTIVE, tenant=DEFAULT_TENANT)
+                .order_by("alias")
+                .values_list("alias", "address")
+            )
             # Nothing is chosen beforehand: the first key that comes along is not to pay for others.
             choices = [("", "---------"), *((alias, f"{alias} ({address})") for alias, address in keys)]
             if self.instance.treasury and self.instance.treasury not in dict(choices):

@@ -10,6 +10,7 @@ from django.test import Client
 from pydantic import BaseModel, ConfigDict, Field
 
 from dalp.models import ApiToken
+from tests.leaks import WATCH
 from workflows import ApprovalRequest, Approved, Operation, WaitForCompletion, Workflow, step
 
 API = "/api/v1"
@@ -39,9 +40,10 @@ class Greet(Workflow[GreetInput, Greeting]):
 class Caller:
     """A client of the API with one token."""
 
-    def __init__(self, role: str, groups: Sequence[str] = ()) -> None:
-        self.token, text = ApiToken.issue(f"{role} of the tests", role, groups)
+    def __init__(self, role: str, groups: Sequence[str] = (), tenant: str = "default") -> None:
+        self.token, text = ApiToken.issue(f"{role} of the tests", role, groups, tenant)
         self.text = text
+        WATCH.learn("a token of the API", text)
         self.client = Client(headers={"Authorization": f"Bearer {text}"}, raise_request_exception=False)
 
     def get(self, path: str, **query: Any) -> HttpResponse:

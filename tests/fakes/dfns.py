@@ -30,6 +30,7 @@ from eth_account.messages import _hash_eip191_message, encode_defunct, encode_ty
 from eth_hash.auto import keccak
 
 from tests.fakes.serving import HttpFake, Node, Reply, Request, send_call
+from tests.leaks import WATCH
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 CHALLENGE_SECONDS = 300
@@ -160,6 +161,7 @@ class FakeDfns(HttpFake):
         except InvalidSignature:
             return _error(401, "Wrong signature")
         token = f"ua-{uuid.uuid4().hex}"
+        WATCH.learn("a token of DFNS", token)
         self.actions[token] = (wanted, self.now())
         return Reply(200, {"userAction": token})
 

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.fakes.vault_engines import Kv, RefusalError, Transit
+from tests.leaks import WATCH
 
 CAPABILITIES = {"GET": "read", "POST": "update", "PUT": "update", "DELETE": "delete", "LIST": "list"}
 
@@ -126,6 +127,7 @@ class FakeVault:
             raise RefusalError(400, "invalid role or secret ID")
         role.logins += 1
         token = f"hvs.{uuid.uuid4().hex}{uuid.uuid4().hex}"
+        WATCH.learn("a token of Vault", token)
         self.tokens[token] = Token(role.policy, self.now(), self.now() + self.ttl_seconds)
         return enveloped(None, auth=self._auth(token))
 

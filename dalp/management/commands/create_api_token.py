@@ -2,9 +2,12 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from dalp.models import ApiToken, Role
+from keyguard import KeyguardError
+from keyguard.keys import checked_tenant
+from keyguard.states import DEFAULT_TENANT
 
 
 class Command(BaseCommand):
@@ -13,7 +16,7 @@ class Command(BaseCommand):
     help = "Makes a token for the REST API and prints it once."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare --name, --role and --group."""
+        """Declare --name, --role, --group and --tenant."""
         parser.add_argument("--name", required=True, help="who will use it")
         parser.add_argument("--role", required=True, choices=Role.values)
         parser.add_argument(
@@ -22,8 +25,15 @@ class Command(BaseCommand):
             default=[],
             help="whose approvals the holder may give; may be repeated",
         )
+        parser.add_argument(
+            "--tenant", default=DEFAULT_TENANT, help="whose keys the holder may use (default: default)"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Make and print the token."""
-        _, text = ApiToken.issue(options["name"], options["role"], options["group"])
+        try:
+            tenant = checked_tenant(options["tenant"])
+        except KeyguardError as error:
+            raise CommandError(f"{error.code}: {error}") from None
+        _, text = ApiToken.issue(options["name"], options["role"], options["group"], tenant)
         self.stdout.write(text)

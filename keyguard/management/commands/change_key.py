@@ -35,7 +35,7 @@ class Command(BaseCommand):
         if verb != KeyVerb.VALIDITY and any(times.values()):
             raise CommandError("--not-before and --not-after belong to validity.")
         try:
-            key = find_key(options["key"])
+            key = find_key(options["key"], tenant=None)
             question = lifecycle.act(key, verb, f"command:{getpass.getuser()}", options["reason"], **times)
         except KeyguardError as error:
             raise CommandError(f"{error.code}: {error} {error.remedy}") from None

@@ -6,10 +6,11 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from keyguard.errors import KeyguardError
 from keyguard.keys import create_key
+from keyguard.states import DEFAULT_TENANT
 
 
 class Command(BaseCommand):
-    """`manage.py create_key --alias S [--backend vault]`."""
+    """`manage.py create_key --alias S [--backend vault] [--tenant T]`."""
 
     help = "Makes a key and prints its address."
 
@@ -22,10 +23,15 @@ class Command(BaseCommand):
             default="database",
             help="where the key lives: database, vault or pkcs11 (default: database)",
         )
+        parser.add_argument(
+            "--tenant",
+            default=DEFAULT_TENANT,
+            help="whose API tokens may use it (default: default); it stays theirs for good",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            key = create_key(options["alias"], options["backend"])
+            key = create_key(options["alias"], options["backend"], options["tenant"])
         except KeyguardError as error:
             raise CommandError(f"{error.code}: {error} {error.remedy}") from None
         self.stdout.write(key.address)

@@ -93,6 +93,8 @@ def test_every_list_opens_and_every_row_too(ada: Client, stopped: DeadLetter) ->
 def test_every_model_of_ours_has_a_page(db: None) -> None:
     from django.apps import apps
 
+    admin.autodiscover()  # which the URLs do, when a test before this one has asked for a page
+
     ours = {
         model
         for label in ("workflows", "signer", "keyguard", "dalp", "assets", "webhooks")
@@ -104,6 +106,8 @@ def test_every_model_of_ours_has_a_page(db: None) -> None:
         "Event",
         "Signal",
         "Vote",
+        "GuardedGroup",
+        "MembershipAct",
         "BulkItem",
         "KeyMaterial",
         "Endpoint",

@@ -4,8 +4,9 @@ from typing import Any
 
 from django.contrib.auth.models import Group, User
 
-from keyguard.policies import publishing
+from keyguard.policies import memberships, publishing
 from keyguard.policies.models import Policy
+from keyguard.states import MembershipVerb
 
 ALLOW_PAYMENTS = {"name": "payments", "effect": "allow", "when": {"what": ["payment"]}}
 ALLOW_ALL = (
@@ -41,6 +42,12 @@ def limit(at_most: int, of: str = "value", seconds: int = 3600, **more: Any) -> 
 
 
 def person(name: str, *groups: str) -> User:
+    """Return the person, in these groups and no others; of guarded groups, too, as if their members had approved it."""
     user, _ = User.objects.get_or_create(username=name)
-    user.groups.set([Group.objects.get_or_create(name=group)[0] for group in groups])
+    wanted = {Group.objects.get_or_create(name=group)[0] for group in groups}
+    had = set(user.groups.all())
+    for group in wanted - had:
+        memberships._carry_out(group, user, MembershipVerb.ADD, "tests", "for the test")
+    for group in had - wanted:
+        memberships._carry_out(group, user, MembershipVerb.REMOVE, "tests", "for the test")
     return user

@@ -21,6 +21,7 @@ from structlog.testing import capture_logs
 
 import keyguard
 from keyguard import KekError, KeyguardError, create_key, curve, find_key, import_key, sign_transactions
+from keyguard.backends.database import DatabaseBackend
 from keyguard.errors import (
     AliasInvalidError,
     AliasTakenError,
@@ -39,6 +40,7 @@ from tests.integration.keyguard.requests import bent, current, drop_triggers, in
 SECRET = bytes(range(1, 33))
 ADDRESS = curve.address_of(curve.public_key(bytearray(SECRET)))
 
+SIGNATURES = 10_000
 PACKAGE = Path(keyguard.__file__).parent
 
 pytestmark = pytest.mark.django_db
@@ -312,3 +314,18 @@ def test_no_secret_reaches_the_logs_the_output_or_an_error(
     for form in {*forms, settings.KEYGUARD_KEK}:
         assert form not in told
         assert form.upper() not in told
+
+
+@pytest.mark.case("K20")
+def test_ten_thousand_signatures_of_the_database_are_low_s_and_recover() -> None:
+    key = create_key("many")
+    digests = [curve.random_bytes(32) for _ in range(SIGNATURES)]
+    odd = 0
+    for start in range(0, SIGNATURES, 1000):  # decrypted anew for each
+        batch = [bytes(digest) for digest in digests[start : start + 1000]]
+        for digest, signature in zip(batch, DatabaseBackend().prepare(key)(batch), strict=True):
+            assert int.from_bytes(signature[32:64]) <= curve.HALF_ORDER
+            assert curve.recover(signature, digest) == bytes(key.public_key)
+            odd += signature[64]
+    # Both recovery ids occur, so the trial is one.
+    assert 0.4 < odd / SIGNATURES < 0.6
