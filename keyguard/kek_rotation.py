@@ -147,7 +147,8 @@ def _elsewhere(kek: Kek) -> QuerySet[KeyMaterial]:
 
 def _current() -> QuerySet[KeyMaterial]:
     later = KeyMaterial.objects.filter(key=OuterRef("key"), seq__gt=OuterRef("seq"))
-    return KeyMaterial.objects.filter(~Exists(later))
+    # What is emptied needs no KEK.
+    return KeyMaterial.objects.filter(~Exists(later)).exclude(key__state=KeyState.DESTROYED)
 
 
 def _move(kek: Kek, rows: Sequence[KeyMaterial], ciphers: dict[UUID, KekCipher], progress: Progress) -> None:

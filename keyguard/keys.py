@@ -17,6 +17,7 @@ from keyguard.errors import (
     AliasInvalidError,
     AliasTakenError,
     KeyCompromisedError,
+    KeyDestroyedError,
     KeyExistsError,
     KeyExpiredError,
     KeyNotActiveError,
@@ -140,6 +141,7 @@ NOT_ACTIVE: dict[KeyState, type[KeyNotActiveError]] = {
     KeyState.SUSPENDED: KeySuspendedError,
     KeyState.RETIRED: KeyRetiredError,
     KeyState.COMPROMISED: KeyCompromisedError,
+    KeyState.DESTROYED: KeyDestroyedError,
 }
 
 
