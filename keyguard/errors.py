@@ -6,6 +6,8 @@ keyguard doesn't know means *deny*: nothing was signed. No message here holds ke
     KeyguardError
     ├── KeyNotFoundError, AliasTakenError, AliasInvalidError, KeyExistsError, SecretInvalidError, BackendUnknownError
     ├── ImportRefusedError          the backend makes its keys itself
+    ├── PlainImportRefusedError, WrappedKeyInvalidError, AddressMismatchError
+    │                               a key that is imported comes another way, or is another one, than was said
     ├── KeyNotActiveError           the key is known and may not sign now
     ├── IdempotencyConflictError    409: this idempotency key was used for something else
     ├── FloorError                  what no policy may permit; one subclass for each rule
@@ -175,16 +177,6 @@ class KeyActInvalidError(KeyguardError):
     code = "KEYGUARD_KEY_ACT_INVALID"
     cause = "This cannot be done to the key now."
     remedy = "The message says why; nothing was changed."
-
-
-class OperationPendingError(KeyguardError):
-    """Others must approve the operation first."""
-
-    code = "KEYGUARD_OPERATION_PENDING"
-    cause = "Others must approve this first."
-    remedy = "They answer in the console, under Questions. Then do the same again."
-
-    question: "Any" = None
 
 
 class PlainImportRefusedError(KeyguardError):

@@ -36,13 +36,13 @@ log = structlog.get_logger("keyguard")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}", re.ASCII)
 
 
-def create_key(alias: str, backend: str = "database") -> Key:
-    """Make a new key in a backend and return its row.
+def create_key(alias: str, backend: str = "database", *, replaces: Key | None = None) -> Key:
+    """Make a new key in a backend and return its row. replaces: the key that it is to take over from.
 
     Raises AliasInvalidError, AliasTakenError, BackendUnknownError or a KekError; nothing is stored then.
     """
     store = backend_of(backend)
-    return _add(alias, lambda: store.generate(alias))
+    return _add(alias, lambda: store.generate(alias), replaces)
 
 
 def import_key(alias: str, secret: bytes | bytearray, backend: str = "database") -> Key:
@@ -145,12 +145,15 @@ NOT_ACTIVE: dict[KeyState, type[KeyNotActiveError]] = {
 }
 
 
-def _add(alias: str, store: Callable[[], Key]) -> Key:
+def _add(alias: str, store: Callable[[], Key], replaces: Key | None = None) -> Key:
     if not _ALIAS.fullmatch(alias) or alias.lower().startswith("0x"):
         raise AliasInvalidError
     try:
         with transaction.atomic():
             key = store()
+            if replaces is not None:
+                key.replaces = replaces
+                key.save(update_fields=["replaces"])
     except IntegrityError:  # the constraints decide; two callers may have looked at the same moment
         if Key.objects.filter(alias=alias).exists():
             raise AliasTakenError(f"another key has the alias {alias}") from None

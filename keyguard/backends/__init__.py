@@ -25,6 +25,9 @@ class Backend(Protocol):
     def sign(self, key: Key, digests: Sequence[bytes]) -> list[bytes]:
         """Sign digests of 32 bytes, in order: each signature is 65 bytes, r, s and recovery id."""
 
+    def destroy(self, key: Key) -> None:
+        """Destroy what is kept of the key outside the database. What is gone already is no error."""
+
     def probe(self, references: Sequence[str]) -> str:
         """Say in words how it stands, or raise a KeyguardError. references: the keys that it should have."""
 

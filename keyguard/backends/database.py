@@ -28,6 +28,9 @@ class DatabaseBackend:
         with opened_key(key) as secret:
             return [curve.sign(secret, digest) for digest in digests]
 
+    def destroy(self, key: Key) -> None:
+        """Nothing: all of it is in the database."""
+
     def probe(self, references: Sequence[str]) -> str:
         return "keys are in the database"
 
