@@ -3,5 +3,6 @@
 from dalp.assets.bootstrap import BootstrapPlatform
 from dalp.assets.investors import RegisterInvestor
 from dalp.assets.issuance import IssueAsset
+from dalp.assets.rotation import RotateKey
 
-__all__ = ["BootstrapPlatform", "IssueAsset", "RegisterInvestor"]
+__all__ = ["BootstrapPlatform", "IssueAsset", "RegisterInvestor", "RotateKey"]
