@@ -115,9 +115,9 @@ def test_claims_stay_valid_when_the_keys_behind_them_change(stage: Stage, alias:
         assert run.state == RunState.SUCCEEDED, run.error
         from dalp.assets.bootstrap import key_hash
 
-        assert stage.read("ClaimIssuer", issuer, "getKeyPurposes", key_hash(old.address)) == ()
+        assert stage.read("ClaimIssuer", issuer, "getKeyPurposes", key_hash(old.address)) == []
         purposes = stage.read("ClaimIssuer", issuer, "getKeyPurposes", key_hash(find_key(alias).address))
-        assert purposes == ((3,) if alias == "claim-signer" else (1,))
+        assert purposes == ([3] if alias == "claim-signer" else [1])
         assert stage.read("IdentityRegistry", registry, "isVerified", WALLET)
         renewed = Transaction.objects.filter(label__startswith="renew the claim")
         assert renewed.exists() == (alias == "claim-signer")
