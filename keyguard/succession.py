@@ -7,6 +7,7 @@ after that too, until it is retired. What is on the chains is not keyguard's bus
 from django.db import transaction
 
 from keyguard import lifecycle
+from keyguard.backends import backend_of
 from keyguard.crashpoints import crashpoint
 from keyguard.custodians import CUSTODIANS
 from keyguard.errors import AliasTakenError, KeyActInvalidError, KeyExistsError
@@ -23,8 +24,10 @@ def successor_of(key: Key) -> Key | None:
     return Key.objects.filter(replaces=key, state__in=LIVE).first()
 
 
-def require_can_be_replaced(key: Key) -> None:
-    """Raise KeyActInvalidError where no key can be made that takes over."""
+def require_can_be_replaced(key: Key, backend: str = "") -> None:
+    """Raise KeyActInvalidError or BackendUnknownError where no key can be made, in this backend, that takes over."""
+    if backend:
+        backend_of(backend)
     if key.backend in CUSTODIANS:
         raise KeyActInvalidError(
             "the key is the custody's: make a new one there, bind it, and hand over by hand"
@@ -43,7 +46,7 @@ def make_successor(key: Key, actor: str, reason: str, backend: str = "") -> Key:
     found = successor_of(key)
     if found is not None:
         return found
-    require_can_be_replaced(key)
+    require_can_be_replaced(key, backend)
     try:
         with transaction.atomic():
             made = create_key(_free(f"{key.alias[:ROOM]}.next"), backend or key.backend, replaces=key)
