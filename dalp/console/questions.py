@@ -31,6 +31,7 @@ from workflows.admin.acting import Acting, row_at
 from workflows.cells import STATE_COLOURS, ReadOnly, badge, link
 
 STATE_COLOURS.update({"GRANTED": "info", "USED": "success", "REFUSED": "danger"})
+OPERATIONS = (QuestionKind.KEY, QuestionKind.COMMAND)
 OPEN_FIRST = OrderBy(Case(When(state=QuestionState.OPEN, then=0), default=1))
 
 
@@ -135,7 +136,7 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         """Return it in a line."""
         if question.kind == QuestionKind.POLICY:
             return f"put policy {question.policy.number} in force"
-        if question.kind == QuestionKind.KEY:
+        if question.kind in OPERATIONS:
             return asked_of(question)
         words = describing.request(question.shown, functions_of(question.policy))
         style = "min-width: 18rem; white-space: normal; overflow-wrap: anywhere"
@@ -147,7 +148,9 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         words = answer_words(question)
         if question.state == QuestionState.OPEN:
             words = left(question)
-        if question.state == QuestionState.GRANTED:
+        if question.state == QuestionState.GRANTED and question.kind == QuestionKind.COMMAND:
+            words = f"{words}, not done yet: the command may be run again {left(question)}"
+        elif question.state == QuestionState.GRANTED:
             words = f"{words}, not signed yet: it may be {left(question)}"
         return format_html(
             '{}<div class="text-xs" style="min-width: 9rem; white-space: normal">{}</div>',
@@ -187,7 +190,7 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         """Return all that is asked, decoded."""
         if question.kind == QuestionKind.SIGNATURE:
             return request_table(question.shown, functions_of(question.policy))
-        if question.kind == QuestionKind.KEY:
+        if question.kind in OPERATIONS:
             return format_html('<p class="mb-2 font-semibold">{}</p>', asked_of(question))
         policy, active = question.policy, active_policy()
         is_draft = policy.state == PolicyState.DRAFT
@@ -220,6 +223,10 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         """Say yes."""
         form = ApproveForm(request.POST or None, person=request.user, initial=self._bound(request, object_id))
         text = "You approve exactly what stands here, and no other content: a changed one is asked about anew. Nonce and fees may still change."
+        if self.row(request, object_id).kind == QuestionKind.KEY:
+            text = "With the last yes that it needs it is done, at once. What has happened to the key since is asked about anew."
+        if self.row(request, object_id).kind == QuestionKind.COMMAND:
+            text = "With the last yes that it needs, whoever asked may run the command again, once: it is done then."
         return self._answer(request, object_id, "Approve", text, form, approves=True)
 
     @action(description="Refuse", url_path="refuse", icon="thumb_down", permissions=["vote"])
@@ -229,8 +236,8 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         text = "One no is enough: it is not signed, and whoever asked is told your reason. A transaction ends by it; a message or typed data may be asked for anew, and you are asked again then."
         if self.row(request, object_id).kind == QuestionKind.POLICY:
             text = "One no is enough: the draft stays a draft, and may be proposed again."
-        if self.row(request, object_id).kind == QuestionKind.KEY:
-            text = "One no is enough: the key stays as it is, and it may be asked for again."
+        if self.row(request, object_id).kind in OPERATIONS:
+            text = "One no is enough: nothing changes, and it may be asked for again."
         return self._answer(request, object_id, "Refuse", text, form, approves=False)
 
     def _bound(self, request: HttpRequest, object_id: str) -> dict[str, str]:
@@ -258,9 +265,14 @@ def what_is_next(question: Question) -> str:
     """Return what happens after an answer."""
     is_policy = question.kind == QuestionKind.POLICY
     is_key = question.kind == QuestionKind.KEY
+    is_command = question.kind == QuestionKind.COMMAND
     match question.state:
         case QuestionState.REFUSED if is_key:
             return "It is refused: the key stays as it is."
+        case QuestionState.REFUSED if is_command:
+            return "It is refused: nothing changes."
+        case QuestionState.GRANTED if is_command:
+            return f"It is approved. Whoever asked runs the command again to do it; {left(question)}."
         case QuestionState.GRANTED if is_key:
             return "It is approved, and done."
         case QuestionState.REFUSED if is_policy:
