@@ -164,12 +164,17 @@ def rotate(request: HttpRequest, key_id: UUID, payload: Rotate) -> HttpResponse:
     row = find(key_id)
 
     def start(key: str) -> dict[str, Any]:
-        options = {"idempotency_key": key, "scope": scope(caller(request))}
-        options["correlation_id"] = request.correlation_id  # type: ignore[attr-defined]
-        facts = {"backend": payload.backend, "fund_wei": payload.fund_wei}
-        return present_started(
-            start_rotation(row, actor(caller(request)), payload.reason, **facts, **options)
+        started = start_rotation(
+            row,
+            actor(caller(request)),
+            payload.reason,
+            backend=payload.backend,
+            fund_wei=payload.fund_wei,
+            idempotency_key=key,
+            scope=scope(caller(request)),
+            correlation_id=request.correlation_id,  # type: ignore[attr-defined]
         )
+        return present_started(started)
 
     return once(request, payload.model_dump(mode="json"), start)
 

@@ -136,8 +136,8 @@ class KeyAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         found = []
         if key.replaces is not None:
             found.append(format_html("from {}", link(KEY_PAGE, key.replaces_id, str(key.replaces))))
-        for other in key.successors.order_by("created_at"):
-            found.append(format_html("{} takes its place", link(KEY_PAGE, other.pk, str(other))))
+        others = key.successors.order_by("created_at")
+        found += [format_html("{} takes its place", link(KEY_PAGE, one.pk, str(one))) for one in others]
         return format_html_join(format_html("<br>"), "{}", ((one,) for one in found)) or "nothing"
 
     @display(description="Waits for approval")
