@@ -8,7 +8,7 @@ from django.db.models import Count, Min
 from django.utils import timezone
 
 from dalp.diagnosis import Finding, first_line
-from keyguard import health, lifecycle, scrub_secrets
+from keyguard import destroying, health, lifecycle, scrub_secrets
 from keyguard.health import HealthState
 from keyguard.models import Kek, Key
 from keyguard.sealing import open_sealings
@@ -135,6 +135,15 @@ def check_keys() -> list[Finding]:
     found += [
         Finding("keys: seals", False, str(one), "Find out why, then: manage.py unseal. docs/keys.md")
         for one in open_sealings()
+    ]
+    found += [
+        Finding(
+            f"key {key.alias}",
+            False,
+            f"is destroyed, but its backend {key.backend} may still keep it",
+            "Run manage.py destroy_key again where the backend is reached: it finishes.",
+        )
+        for key in destroying.unfinished()
     ]
     found += _paper()
     suspended = Key.objects.filter(state=KeyState.SUSPENDED).order_by("alias")

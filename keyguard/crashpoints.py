@@ -21,6 +21,14 @@ NAMES = {
     "keyguard.deks_committed": "a batch is committed, others are not begun",
     "keyguard.kek_idle": "no key needs the old KEK any more, its row does not say so",
     "keyguard.kek_doomed": "the row says that the KEK is destroyed, its keeper still has it",
+    "keyguard.successor_making": "a key that is to take over is stored, in the middle of the commit",
+    "keyguard.successor_made": "the key that is to take over is there, nobody has been told",
+    "keyguard.alias_moving": "the old key has lost its alias, the new one does not have it yet",
+    "keyguard.key_retiring": "in the middle of the commit that retires a key which was replaced",
+    "keyguard.key_doomed": "the row says that the key is destroyed, its backend may still keep it",
+    "keyguard.key_material_gone": "the backend has destroyed the key, no row says so",
+    "keyguard.import_opened": "the wrapped key is open in memory, nothing is stored",
+    "keyguard.import_stored": "the key is stored and its pair emptied, in the middle of the commit",
 }
 
 _reached: list[Callable[[str], None]] = []

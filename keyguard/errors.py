@@ -6,6 +6,8 @@ keyguard doesn't know means *deny*: nothing was signed. No message here holds ke
     KeyguardError
     ├── KeyNotFoundError, AliasTakenError, AliasInvalidError, KeyExistsError, SecretInvalidError, BackendUnknownError
     ├── ImportRefusedError          the backend makes its keys itself
+    ├── PlainImportRefusedError, WrappedKeyInvalidError, AddressMismatchError
+    │                               a key that is imported comes another way, or is another one, than was said
     ├── KeyNotActiveError           the key is known and may not sign now
     ├── IdempotencyConflictError    409: this idempotency key was used for something else
     ├── FloorError                  what no policy may permit; one subclass for each rule
@@ -148,6 +150,15 @@ class KeyCompromisedError(KeyNotActiveError):
     disposition = Disposition.FAIL
 
 
+class KeyDestroyedError(KeyNotActiveError):
+    """Its material is gone."""
+
+    code = "KEYGUARD_KEY_DESTROYED"
+    cause = "The key was destroyed, and nobody can sign with it again."
+    remedy = "Use the key that has taken over."
+    disposition = Disposition.FAIL
+
+
 class KeyNotYetValidError(KeyNotActiveError):
     """The key's time has not come."""
 
@@ -170,6 +181,30 @@ class KeyActInvalidError(KeyguardError):
     code = "KEYGUARD_KEY_ACT_INVALID"
     cause = "This cannot be done to the key now."
     remedy = "The message says why; nothing was changed."
+
+
+class PlainImportRefusedError(KeyguardError):
+    """A private key may not come in the clear here."""
+
+    code = "KEYGUARD_PLAIN_IMPORT_REFUSED"
+    cause = "KEYGUARD_IMPORT allows no private key in the clear."
+    remedy = "Wrap it: manage.py import_key --wrapped makes the key pair, docs/keys.md says how to go on."
+
+
+class WrappedKeyInvalidError(KeyguardError):
+    """What was wrapped cannot be opened."""
+
+    code = "KEYGUARD_WRAPPED_KEY_INVALID"
+    cause = "The wrapped key cannot be opened."
+    remedy = "Make a new pair with manage.py import_key --wrapped, and wrap the key again."
+
+
+class AddressMismatchError(KeyguardError):
+    """The imported key is not the one that was announced."""
+
+    code = "KEYGUARD_ADDRESS_MISMATCH"
+    cause = "The imported key has another address than the one that was given."
+    remedy = "Find out which of the two is wrong. Nothing was stored."
 
 
 class ApprovalPendingError(KeyguardError):

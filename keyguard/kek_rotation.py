@@ -16,6 +16,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 
 from keyguard import kek as keks
+from keyguard import operations
 from keyguard.audit.chaining import note
 from keyguard.audit.rows import note_row
 from keyguard.backend_errors import KekInUseError, KekNotNewError, KekRotationError
@@ -27,7 +28,9 @@ from keyguard.kek_providers import configured, provider_of
 from keyguard.keys import suspend_key
 from keyguard.material import binding_of
 from keyguard.models import Kek, KeyMaterial
-from keyguard.states import KEK_TRANSITIONS, KekState, KeyState, before
+from keyguard.operations import Operation
+from keyguard.policies.models import Question
+from keyguard.states import KEK_TRANSITIONS, KekState, KekVerb, KeyState, before
 
 log = structlog.get_logger("keyguard")
 
@@ -91,6 +94,32 @@ def _activate(kek: Kek) -> None:
     crashpoint("keyguard.kek_activated")
 
 
+# --- Asking first ---------------------------------------------------------------------------------------------
+
+
+def ask_to_rotate(provider: str | None, actor: str) -> Question | None:
+    """Return the question that stands before a rotation, if there is one. What was begun goes on without another yes."""
+    active = Kek.objects.filter(state=KekState.ACTIVE).first()
+    if active is None or _unfinished(active):
+        return None
+    shown = {"key": str(active), "to": provider or configured()}
+    reason = f"{_current().count()} keys are to be moved"
+    return operations.permit(
+        Operation(KekVerb.ROTATE, f"KEK {active.pk}", str(active.pk), reason, shown), actor
+    )
+
+
+def ask_to_destroy(kek_id: UUID, actor: str) -> Question | None:
+    """Return the question that stands before a KEK's destruction, if there is one. Raises as `destroy_kek`."""
+    kek = _require_destroyable(Kek.objects.filter(pk=kek_id).first(), kek_id)
+    if kek.state == KekState.DESTROYED:
+        return None
+    reason = "no key needs it; backups from before it was rotated are lost with it"
+    return operations.permit(
+        Operation(KekVerb.DESTROY, f"KEK {kek_id}", str(kek_id), reason, {"key": str(kek)}), actor
+    )
+
+
 # --- Moving ---------------------------------------------------------------------------------------------------
 
 
@@ -150,7 +179,8 @@ def _elsewhere(kek: Kek) -> QuerySet[KeyMaterial]:
 
 def _current() -> QuerySet[KeyMaterial]:
     later = KeyMaterial.objects.filter(key=OuterRef("key"), seq__gt=OuterRef("seq"))
-    return KeyMaterial.objects.filter(~Exists(later))
+    # What is emptied needs no KEK.
+    return KeyMaterial.objects.filter(~Exists(later)).exclude(key__state=KeyState.DESTROYED)
 
 
 def _move(kek: Kek, rows: Sequence[KeyMaterial], ciphers: dict[UUID, KekCipher], progress: Progress) -> None:
@@ -264,15 +294,7 @@ def destroy_kek(kek_id: UUID) -> str:
     Raises KekInUseError while a key's current material is under it, KekRotationError when it is not retired.
     """
     with transaction.atomic(durable=True):
-        kek = Kek.objects.select_for_update().filter(pk=kek_id).first()
-        if kek is None:
-            raise KekRotationError(f"there is no KEK {kek_id}")
-        if using := uses(kek):
-            raise KekInUseError(f"{kek} is needed by {len(using)} keys: {', '.join(using[:5])}")
-        if kek.state not in (KekState.RETIRED, KekState.DESTROYED):
-            raise KekRotationError(
-                f"{kek} is {kek.state}: only a retired KEK is destroyed; run rotate_kek first"
-            )
+        kek = _require_destroyable(Kek.objects.select_for_update().filter(pk=kek_id).first(), kek_id)
         # Before its keeper is asked: from now on nothing opens under it, whenever the keeper has done it.
         if Kek.objects.filter(pk=kek_id, state=KekState.RETIRED).update(state=KekState.DESTROYED):
             note("kek_destroyed", {"kek": str(kek_id), "check_value": kek.kcv})
@@ -280,3 +302,13 @@ def destroy_kek(kek_id: UUID) -> str:
     rest = provider_of(kek.provider).destroy(kek)
     log.warning("kek_destroyed", id=str(kek_id), provider=kek.provider, check_value=kek.kcv)
     return rest
+
+
+def _require_destroyable(kek: Kek | None, kek_id: UUID) -> Kek:
+    if kek is None:
+        raise KekRotationError(f"there is no KEK {kek_id}")
+    if using := uses(kek):
+        raise KekInUseError(f"{kek} is needed by {len(using)} keys: {', '.join(using[:5])}")
+    if kek.state not in (KekState.RETIRED, KekState.DESTROYED):
+        raise KekRotationError(f"{kek} is {kek.state}: only a retired KEK is destroyed; run rotate_kek first")
+    return kek

@@ -20,6 +20,7 @@ from keyguard.errors import (
     AliasInvalidError,
     AliasTakenError,
     KeyCompromisedError,
+    KeyDestroyedError,
     KeyExistsError,
     KeyExpiredError,
     KeyNotActiveError,
@@ -40,13 +41,18 @@ _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}", re.ASCII)
 
 
-def create_key(alias: str, backend: str = "database", tenant: str = DEFAULT_TENANT) -> Key:
+def create_key(
+    alias: str, backend: str = "database", tenant: str = DEFAULT_TENANT, *, replaces: Key | None = None
+) -> Key:
     """Make a new key in a backend, for a tenant, and return its row. Aliases are unique over all tenants.
+
+    replaces: the key that it is to take over from, whose tenant it has.
 
     Raises AliasInvalidError, AliasTakenError, BackendUnknownError or a KekError; nothing is stored then.
     """
     store = backend_of(backend)
-    return _add(alias, lambda: store.generate(alias, checked_tenant(tenant)))
+    tenant = checked_tenant(replaces.tenant if replaces else tenant)
+    return _add(alias, lambda: store.generate(alias, tenant), replaces)
 
 
 def import_key(alias: str, secret: bytes | bytearray, backend: str = "database") -> Key:
@@ -165,15 +171,19 @@ NOT_ACTIVE: dict[KeyState, type[KeyNotActiveError]] = {
     KeyState.SUSPENDED: KeySuspendedError,
     KeyState.RETIRED: KeyRetiredError,
     KeyState.COMPROMISED: KeyCompromisedError,
+    KeyState.DESTROYED: KeyDestroyedError,
 }
 
 
-def _add(alias: str, store: Callable[[], Key]) -> Key:
+def _add(alias: str, store: Callable[[], Key], replaces: Key | None = None) -> Key:
     if not _ALIAS.fullmatch(alias) or alias.lower().startswith("0x"):
         raise AliasInvalidError
     try:
         with transaction.atomic():
             key = store()
+            if replaces is not None:
+                key.replaces = replaces
+                key.save(update_fields=["replaces"])
             note_row("key_added", key, key.pk, alias=alias, state=key.state)
     except IntegrityError:  # the constraints decide; two callers may have looked at the same moment
         if Key.objects.filter(alias=alias).exists():

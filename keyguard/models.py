@@ -101,6 +101,13 @@ class Key(models.Model):
     state_reason = models.CharField(max_length=64, blank=True)  # an error's code, or a person's words
     not_before = models.DateTimeField(null=True, blank=True)
     not_after = models.DateTimeField(null=True, blank=True)
+    # The key whose place it takes. That one signs until the hand-over is complete.
+    replaces = models.ForeignKey(
+        "self", on_delete=models.PROTECT, null=True, blank=True, related_name="successors"
+    )
+    material_gone_at = models.DateTimeField(
+        null=True, blank=True
+    )  # of one that is destroyed: nothing is left to do
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -109,6 +116,12 @@ class Key(models.Model):
             models.UniqueConstraint(fields=["alias"], name="keyguard_key_alias_unique"),
             models.UniqueConstraint(fields=["address"], name="keyguard_key_address_unique"),
             models.CheckConstraint(condition=Q(state__in=KeyState.values), name="keyguard_key_state_valid"),
+            # Without it a crash, or a second run, would leave two that each believe to take over.
+            models.UniqueConstraint(
+                fields=["replaces"],
+                condition=Q(state__in=["ACTIVE", "SUSPENDED"]),
+                name="keyguard_key_successor_unique",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -137,6 +150,8 @@ class KeyAct(models.Model):
 class KeyMaterial(models.Model):
     """An encrypted private key. The row with the highest `seq` counts; rows are never changed or deleted.
 
+    But for one thing: of a key that is destroyed, what opens it is emptied.
+
     Of a key in Vault only the wrapped DEK is here, and the ciphertext there: neither is of use without the other.
     """
 
@@ -157,6 +172,30 @@ class KeyMaterial(models.Model):
 
     def __str__(self) -> str:
         return f"{self.key_id} #{self.seq}"
+
+
+class WrappingKey(models.Model):
+    """An RSA key pair for one import: its private half is here only under a KEK, for an hour, and is emptied by its use."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    public_key = models.TextField()  # PEM
+    kek = models.ForeignKey(Kek, on_delete=models.PROTECT, related_name="+")
+    wrapped_dek = models.BinaryField()
+    dek_nonce = models.BinaryField(max_length=12)
+    nonce = models.BinaryField(max_length=12)
+    ciphertext = models.BinaryField()
+    actor = models.CharField(max_length=150)
+    created_at = models.DateTimeField(db_default=Now())
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        verbose_name = "key pair of an import"
+        verbose_name_plural = "key pairs of imports"
+
+    def __str__(self) -> str:
+        return f"{self.id} of {self.actor}"
 
 
 class HsmToken(models.Model):

@@ -10,20 +10,18 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 import structlog
-from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import IntegrityError, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
+from keyguard import operations
 from keyguard.audit import chaining
 from keyguard.errors import AuditFailedError, KeyguardError, KeyguardSealedError, SealingInvalidError
 from keyguard.models import Sealing
-from keyguard.policies import asking, publishing
-from keyguard.policies.deciding import active_policy
-from keyguard.policies.judging import Need
+from keyguard.operations import Operation
 from keyguard.policies.models import Question
-from keyguard.states import QuestionKind
+from keyguard.states import SealVerb
 
 log = structlog.get_logger("keyguard")
 
@@ -77,30 +75,25 @@ def open_sealings() -> QuerySet[Sealing]:
 
 
 def unseal(sealing: Sealing, actor: str, reason: str) -> Question | None:
-    """Lift a seal, or ask those whose approval it takes, and return the question. Raises SealingInvalidError."""
+    """Lift a seal, or ask those whose approval it takes, and return the question. Raises SealingInvalidError, KeyActInvalidError."""
     if not reason.strip():
         raise SealingInvalidError("say why: whoever reads it later will want to know")
     if sealing.lifted_at is not None:
         raise SealingInvalidError("it is lifted already")
-    if not settings.KEYGUARD_OPERATIONS_GROUP:
-        _lift(sealing.pk, actor, reason)
-        return None
-    policy = active_policy()
-    if policy is None:
-        raise SealingInvalidError("no policy is in force: put one in force first")
-    need = Need(
-        "operations on keys", settings.KEYGUARD_OPERATIONS_APPROVALS, settings.KEYGUARD_OPERATIONS_GROUP
-    )
     what = sealing.backend or "all backends"
-    return asking.ask(
-        QuestionKind.UNSEAL,
-        f"unseal {what}",
-        asking.hash_of(f"unseal|{sealing.pk}"),
-        policy,
-        [need],
-        shown={"sealing": sealing.pk, "backend": what, "sealed_because": sealing.reason, "reason": reason},
-        asked_by=actor,
+    asked = operations.ask(
+        Operation(
+            SealVerb.LIFT,
+            f"seal on {what}",
+            str(sealing.pk),
+            reason,
+            {"sealing": sealing.pk, "sealed_because": f"{sealing.code} {sealing.reason}".strip()},
+        ),
+        actor,
     )
+    if asked is None:
+        _lift(sealing.pk, actor, reason)
+    return asked
 
 
 def carry_out_approved(question: Question, actor: str) -> None:
@@ -117,4 +110,4 @@ def _lift(pk: int, actor: str, reason: str) -> None:
     log.warning("keyguard_unsealed", actor=actor, reason=reason)
 
 
-publishing.EXECUTORS[QuestionKind.UNSEAL] = carry_out_approved
+operations.EXECUTORS[SealVerb.LIFT] = carry_out_approved

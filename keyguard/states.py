@@ -12,6 +12,7 @@ class KeyState(TextChoices):
     SUSPENDED = "SUSPENDED"
     RETIRED = "RETIRED"
     COMPROMISED = "COMPROMISED"
+    DESTROYED = "DESTROYED"
 
 
 class KeyVerb(TextChoices):
@@ -22,6 +23,24 @@ class KeyVerb(TextChoices):
     RETIRE = "RETIRE", "retire"
     COMPROMISED = "COMPROMISED", "mark as compromised"
     VALIDITY = "VALIDITY", "set from when until when it signs"
+    IMPORT = "IMPORT", "import"
+    ROTATE = "ROTATE", "hand over to a new key"
+    HAND_OVER = "HAND_OVER", "hand its alias over"
+    GIVE_BACK = "GIVE_BACK", "give the alias back"
+    DESTROY = "DESTROY", "destroy"
+
+
+class KekVerb(TextChoices):
+    """What people do to KEKs, beside making the first one."""
+
+    ROTATE = "KEK_ROTATE", "move all keys to a new KEK"
+    DESTROY = "KEK_DESTROY", "destroy a KEK"
+
+
+class SealVerb(TextChoices):
+    """What takes others' approval about seals."""
+
+    LIFT = "UNSEAL", "lift the seal"
 
 
 class MembershipVerb(TextChoices):
@@ -104,8 +123,9 @@ KEY_TRANSITIONS: dict[str, set[str]] = {
     # SUSPENDED: its material was tampered with, its backend signed falsely, or a person says so, as for the others.
     KeyState.ACTIVE: {KeyState.SUSPENDED, KeyState.RETIRED, KeyState.COMPROMISED},
     KeyState.SUSPENDED: {KeyState.ACTIVE, KeyState.RETIRED, KeyState.COMPROMISED},  # after an investigation
-    KeyState.RETIRED: {KeyState.COMPROMISED},  # another key has taken over
-    KeyState.COMPROMISED: set(),  # somebody else may have it
+    KeyState.RETIRED: {KeyState.COMPROMISED, KeyState.DESTROYED},  # another key has taken over
+    KeyState.COMPROMISED: {KeyState.DESTROYED},  # somebody else may have it
+    KeyState.DESTROYED: set(),  # its material is gone, or about to go
 }
 
 KEK_TRANSITIONS: dict[str, set[str]] = {
@@ -137,9 +157,9 @@ class QuestionKind(TextChoices):
 
     SIGNATURE = "SIGNATURE", "signature"
     POLICY = "POLICY", "change of policy"
-    KEY = "KEY", "operation on a key"
+    KEY = "KEY", "operation on keys"
+    COMMAND = "COMMAND", "operation by a command"
     MEMBERSHIP = "MEMBERSHIP", "change of who approves"
-    UNSEAL = "UNSEAL", "lifting of a seal"
 
 
 class QuestionState(TextChoices):

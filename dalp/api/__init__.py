@@ -2,7 +2,18 @@
 
 from ninja import NinjaAPI
 
-from dalp.api import approvals, bulk, dead_letters, lanes, problems, runs, transactions, webhooks, workflows
+from dalp.api import (
+    approvals,
+    bulk,
+    dead_letters,
+    keys,
+    lanes,
+    problems,
+    runs,
+    transactions,
+    webhooks,
+    workflows,
+)
 from dalp.api.bodies import BoundedParser
 
 api = NinjaAPI(
@@ -13,5 +24,5 @@ api = NinjaAPI(
     urls_namespace="api",
 )
 problems.connect(api)
-for part in (workflows, runs, dead_letters, bulk, approvals, transactions, lanes, webhooks):
+for part in (workflows, runs, dead_letters, bulk, approvals, transactions, lanes, keys, webhooks):
     api.add_router("", part.router)

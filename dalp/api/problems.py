@@ -17,6 +17,14 @@ from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 import signer
 from dalp.logs import get_logger
+from keyguard import BackendError, Disposition, KekError, KeyguardError, KeyNotFoundError
+from keyguard.errors import (
+    AliasInvalidError,
+    AliasTakenError,
+    BackendUnknownError,
+    KeyActInvalidError,
+    KeyExistsError,
+)
 from workflows import (
     IdempotencyConflictError,
     InvalidInputError,
@@ -180,6 +188,26 @@ def from_signer(error: signer.SignerError) -> ProblemError:
     return ProblemError(503, error.code, f"{error.message}.", error.remedy, retryable=True)
 
 
+def from_keyguard(error: KeyguardError) -> ProblemError:
+    """Return keyguard's refusal as a problem. What may pass by itself, or once somebody has seen to it, is a 503."""
+    status = next((status for kind, status in KEY_REFUSALS.items() if isinstance(error, kind)), 503)
+    retryable = status == 503 and error.disposition == Disposition.RETRY
+    return ProblemError(
+        status, error.code, f"{error.message[:1].upper()}{error.message[1:]}.", error.remedy, retryable
+    )
+
+
+# By class; a KekError or a BackendError is nothing that the caller can mend.
+KEY_REFUSALS: dict[type[KeyguardError], int] = {
+    AliasInvalidError: 422,
+    BackendUnknownError: 422,
+    AliasTakenError: 409,
+    KeyExistsError: 409,
+    KeyActInvalidError: 409,
+    KeyNotFoundError: 404,
+}
+
+
 def unforeseen(request: HttpRequest, error: Exception) -> HttpResponse:
     """Log an exception that nobody foresaw and answer without a word of it."""
     if isinstance(error, OperationalError | InterfaceError):
@@ -211,6 +239,8 @@ def connect(api: NinjaAPI) -> None:
         signer.ChainMismatchError,
     ):
         answer(refusal, from_signer)
+    for kind in (*KEY_REFUSALS, KekError, BackendError):
+        answer(kind, from_keyguard)
     api.add_exception_handler(Exception, lambda request, error: unforeseen(request, cast("Exception", error)))
 
 

@@ -328,6 +328,30 @@ class Resync(Schema):
     lane: Lane
 
 
+class Key(Schema):
+    """A key that signs; what it signs with is never shown."""
+
+    id: str
+    alias: str
+    address: str
+    public_key: str
+    backend: str
+    origin: str
+    state: str
+    state_reason: str
+    not_before: str | None
+    not_after: str | None
+    replaces: str | None = Field(description="the id of the key that it takes over from, or has")
+    created_at: str
+
+
+class Rotation(Schema):
+    """The run that hands a key over; or the question that people must answer first, in the console."""
+
+    run: Run | None
+    question_id: str | None
+
+
 class Webhook(Schema):
     """A receiver of events."""
 

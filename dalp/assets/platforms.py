@@ -34,6 +34,7 @@ class OnChain:
 
     chain_id: int
     deployer_key: str
+    claim_issuer_key: str
     claim_signer_key: str
     claim_topic: int
     addresses: Contracts
@@ -84,4 +85,5 @@ def platform_on(chain_id: int) -> OnChain:
             f"chain {chain_id} has no platform: run the workflow platform.bootstrap first",
         )
     contracts = Contracts.model_validate(row.contracts)
-    return OnChain(chain_id, row.deployer_key, row.claim_signer_key, row.claim_topic, contracts)
+    keys = (row.deployer_key, row.claim_issuer_key, row.claim_signer_key)
+    return OnChain(chain_id, *keys, row.claim_topic, contracts)

@@ -60,6 +60,8 @@ def answer_words(question: Question) -> str:
     """Return how a question stands, in words that fit what it is about."""
     if question.kind == QuestionKind.POLICY and question.state == QuestionState.USED:
         return "approved, and put in force"
+    if question.kind != QuestionKind.SIGNATURE and question.state == QuestionState.USED:
+        return "approved, and done"
     return str(question.get_state_display())
 
 

@@ -1,5 +1,6 @@
 """Questions before a signature, a change of policy, of a key or of who approves: what is asked, by whom, who has said what, and answering."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from django import forms
@@ -32,6 +33,51 @@ from workflows.admin.acting import Acting, row_at
 from workflows.cells import STATE_COLOURS, ReadOnly, badge, link
 
 STATE_COLOURS.update({"GRANTED": "info", "USED": "success", "REFUSED": "danger"})
+OPERATIONS = (QuestionKind.KEY, QuestionKind.COMMAND)
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is said before and after an answer. granted: may name `left` and `number`, of the policy."""
+
+    approve: str
+    refuse: str
+    granted: str
+    refused: str
+
+
+WORDS: dict[str, Words] = {
+    QuestionKind.SIGNATURE: Words(
+        approve="You approve exactly what stands here, and no other content: a changed one is asked about anew. Nonce and fees may still change.",
+        refuse="One no is enough: it is not signed, and whoever asked is told your reason. A transaction ends by it; a message or typed data may be asked for anew, and you are asked again then.",
+        granted="It is approved. Whoever asked signs it when they ask again, which a transaction does within seconds; {left}. The policy is asked once more then.",
+        refused="It is refused: nothing is signed, and whoever asked is told why.",
+    ),
+    QuestionKind.POLICY: Words(
+        approve="You approve exactly the text that stands here. With the last yes that it needs it is in force, at once.",
+        refuse="One no is enough: the draft stays a draft, and may be proposed again.",
+        granted="It is approved: policy {number} is in force.",
+        refused="It is refused: the policy stays a draft.",
+    ),
+    QuestionKind.KEY: Words(
+        approve="With the last yes that it needs it is done, at once. What has changed since it was asked is asked about anew.",
+        refuse="One no is enough: nothing changes, and it may be asked for again.",
+        granted="It is approved, and done.",
+        refused="It is refused: nothing changes.",
+    ),
+    QuestionKind.COMMAND: Words(
+        approve="With the last yes that it needs, whoever asked may run the command again, once: it is done then.",
+        refuse="One no is enough: nothing changes, and it may be asked for again.",
+        granted="It is approved. Whoever asked runs the command again to do it; {left}.",
+        refused="It is refused: nothing changes.",
+    ),
+    QuestionKind.MEMBERSHIP: Words(
+        approve="With the last yes that it needs the group is changed, at once.",
+        refuse="One no is enough: the group stays as it is, and it may be asked for again.",
+        granted="It is approved, and done.",
+        refused="It is refused: the group stays as it is.",
+    ),
+}
 OPEN_FIRST = OrderBy(Case(When(state=QuestionState.OPEN, then=0), default=1))
 
 
@@ -138,7 +184,7 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         """Return it in a line."""
         if question.kind == QuestionKind.POLICY:
             return f"put policy {question.policy.number} in force"
-        if question.kind == QuestionKind.KEY:
+        if question.kind in OPERATIONS:
             return asked_of(question)
         if question.kind == QuestionKind.MEMBERSHIP:
             return membership_asked(question)
@@ -152,7 +198,9 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         words = answer_words(question)
         if question.state == QuestionState.OPEN:
             words = left(question)
-        if question.state == QuestionState.GRANTED:
+        if question.state == QuestionState.GRANTED and question.kind == QuestionKind.COMMAND:
+            words = f"{words}, not done yet: the command may be run again {left(question)}"
+        elif question.state == QuestionState.GRANTED:
             words = f"{words}, not signed yet: it may be {left(question)}"
         return format_html(
             '{}<div class="text-xs" style="min-width: 9rem; white-space: normal">{}</div>',
@@ -192,7 +240,7 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         """Return all that is asked, decoded."""
         if question.kind == QuestionKind.SIGNATURE:
             return request_table(question.shown, functions_of(question.policy))
-        if question.kind == QuestionKind.KEY:
+        if question.kind in OPERATIONS:
             return format_html('<p class="mb-2 font-semibold">{}</p>', asked_of(question))
         if question.kind == QuestionKind.MEMBERSHIP:
             return format_html('<p class="mb-2 font-semibold">{}</p>', membership_asked(question))
@@ -226,20 +274,14 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
     def approve(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Say yes."""
         form = ApproveForm(request.POST or None, person=request.user, initial=self._bound(request, object_id))
-        text = "You approve exactly what stands here, and no other content: a changed one is asked about anew. Nonce and fees may still change."
+        text = WORDS[self.row(request, object_id).kind].approve
         return self._answer(request, object_id, "Approve", text, form, approves=True)
 
     @action(description="Refuse", url_path="refuse", icon="thumb_down", permissions=["vote"])
     def refuse(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Say no."""
         form = AnswerForm(request.POST or None, initial=self._bound(request, object_id))
-        text = "One no is enough: it is not signed, and whoever asked is told your reason. A transaction ends by it; a message or typed data may be asked for anew, and you are asked again then."
-        if self.row(request, object_id).kind == QuestionKind.POLICY:
-            text = "One no is enough: the draft stays a draft, and may be proposed again."
-        if self.row(request, object_id).kind == QuestionKind.KEY:
-            text = "One no is enough: the key stays as it is, and it may be asked for again."
-        if self.row(request, object_id).kind == QuestionKind.MEMBERSHIP:
-            text = "One no is enough: the group stays as it is, and it may be asked for again."
+        text = WORDS[self.row(request, object_id).kind].refuse
         return self._answer(request, object_id, "Refuse", text, form, approves=False)
 
     def _bound(self, request: HttpRequest, object_id: str) -> dict[str, str]:
@@ -265,25 +307,12 @@ class QuestionAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
 
 def what_is_next(question: Question) -> str:
     """Return what happens after an answer."""
-    is_policy = question.kind == QuestionKind.POLICY
-    is_key = question.kind == QuestionKind.KEY
-    is_membership = question.kind == QuestionKind.MEMBERSHIP
-    match question.state:
-        case QuestionState.REFUSED if is_membership:
-            return "It is refused: the group stays as it is."
-        case QuestionState.REFUSED if is_key:
-            return "It is refused: the key stays as it is."
-        case QuestionState.GRANTED if is_key or is_membership:
-            return "It is approved, and done."
-        case QuestionState.REFUSED if is_policy:
-            return "It is refused: the policy stays a draft."
-        case QuestionState.REFUSED:
-            return "It is refused: nothing is signed, and whoever asked is told why."
-        case QuestionState.GRANTED if is_policy:
-            number = Policy.objects.values_list("number", flat=True).get(pk=question.policy_id)
-            return f"It is approved: policy {number} is in force."
-        case QuestionState.GRANTED:
-            return f"It is approved. Whoever asked signs it when they ask again, which a transaction does within seconds; {left(question)}. The policy is asked once more then."
+    words = WORDS[QuestionKind(question.kind)]
+    if question.state == QuestionState.REFUSED:
+        return words.refused
+    if question.state == QuestionState.GRANTED:
+        number = Policy.objects.values_list("number", flat=True).get(pk=question.policy_id)
+        return words.granted.format(left=left(question), number=number)
     question = Question.objects.prefetch_related("votes").get(pk=question.pk)
     waits = ", ".join(
         f"{need['yes']} of {need['approvals']} of {need['group']}" for need in needs_of(question)

@@ -28,6 +28,9 @@ class DatabaseBackend:
     def prepare(self, key: Key) -> Sign:
         return load_key(key).sign
 
+    def destroy(self, key: Key) -> None:
+        """Nothing: all of it is in the database."""
+
     def probe(self, references: Sequence[str]) -> str:
         return "keys are in the database"
 

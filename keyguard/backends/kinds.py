@@ -25,5 +25,8 @@ class Backend(Protocol):
         Apart from signing, so that a backend that is away is noticed before anything is recorded.
         """
 
+    def destroy(self, key: Key) -> None:
+        """Destroy what is kept of the key outside the database. What is gone already is no error."""
+
     def probe(self, references: Sequence[str]) -> str:
         """Say in words how it stands, or raise a KeyguardError. references: the keys that it should have."""

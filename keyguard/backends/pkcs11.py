@@ -68,6 +68,18 @@ class Pkcs11Backend:
         except ValueError as error:
             raise SignatureInvalidError(f"the HSM: {error}; the key is suspended") from None
 
+    def destroy(self, key: Key) -> None:
+        """Destroy the pair in the token, and look that it is gone. Raises a BackendError when it may be there."""
+        reference = bytes.fromhex(key.backend_ref)
+
+        def act(session: hsm.Session) -> int:
+            for found in list(session.handle.get_objects({Attribute.ID: reference})):
+                found.destroy()
+            return len(list(session.handle.get_objects({Attribute.ID: reference})))
+
+        if hsm.token().run(act, "destroy a key pair"):
+            raise HsmFailedError(f"the token has objects of CKA_ID {key.backend_ref} still")
+
     def probe(self, references: Sequence[str]) -> str:
         """Say how the token stands and whether it has these keys; raise a BackendError when it cannot be used."""
         there = self.references()

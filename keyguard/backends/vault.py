@@ -47,6 +47,15 @@ class VaultBackend:
     def prepare(self, key: Key) -> Sign:
         return load_key(key, _parsed(_read(key.backend_ref))).sign
 
+    def destroy(self, key: Key) -> None:
+        """Have Vault forget the path with all its versions."""
+        mount = settings.KEYGUARD_VAULT_KV_MOUNT
+
+        def act(client: Any) -> None:
+            client.secrets.kv.v2.delete_metadata_and_all_versions(key.backend_ref, mount_point=mount)
+
+        vault().call("destroy a key", act)
+
     def probe(self, references: Sequence[str]) -> str:
         """Say how Vault stands, and read one key's ciphertext to see that we may. Raises a BackendError otherwise."""
         words = vault().health()

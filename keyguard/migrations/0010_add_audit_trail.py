@@ -81,7 +81,7 @@ UNMADE = {
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("keyguard", "0008_add_kek_drills"),
+        ("keyguard", "0009_add_succession"),
     ]
 
     operations = [
@@ -179,19 +179,6 @@ class Migration(migrations.Migration):
             model_name="spending",
             name="uses",
             field=models.IntegerField(default=1),
-        ),
-        migrations.AlterField(
-            model_name="question",
-            name="kind",
-            field=models.CharField(
-                choices=[
-                    ("SIGNATURE", "signature"),
-                    ("POLICY", "change of policy"),
-                    ("KEY", "operation on a key"),
-                    ("UNSEAL", "lifting of a seal"),
-                ],
-                max_length=12,
-            ),
         ),
         migrations.AlterField(
             model_name="signingrecord",

@@ -113,9 +113,9 @@ class Migration(migrations.Migration):
                 choices=[
                     ("SIGNATURE", "signature"),
                     ("POLICY", "change of policy"),
-                    ("KEY", "operation on a key"),
+                    ("KEY", "operation on keys"),
+                    ("COMMAND", "operation by a command"),
                     ("MEMBERSHIP", "change of who approves"),
-                    ("UNSEAL", "lifting of a seal"),
                 ],
                 max_length=12,
             ),

@@ -143,7 +143,7 @@ def require_may_vote(question: Question | None, person: AbstractBaseUser, conten
         raise VoteInvalidError(f"the question is closed: {question.get_state_display()}")
     if not Question.objects.filter(pk=question.pk, expires_at__gt=Now()).exists():
         raise VoteInvalidError("the time for an answer is over")
-    if name == question.asked_by:
+    if name == question.asked_by.removeprefix("command:"):
         raise VoteInvalidError("whoever asks does not answer")
     if question.content_hash != content_hash:
         raise VoteInvalidError("what you were shown is not what is asked: read it again")

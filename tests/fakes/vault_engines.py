@@ -30,6 +30,10 @@ class Kv:
             return self._write(name, body)
         if kind == "data" and method == "GET":
             return self._read(name, int(query.get("version") or 0))
+        if kind == "metadata" and method == "DELETE":
+            self.versions.pop(name, None)
+            self.deleted.pop(name, None)
+            return None
         for version in body.get("versions", []):
             if kind == "delete":
                 self.deleted.setdefault(name, set()).add(version)

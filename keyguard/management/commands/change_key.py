@@ -1,6 +1,5 @@
 """Suspend a key, give it back to work, retire it, mark it as compromised, or say how long it signs."""
 
-import getpass
 from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import Any
@@ -9,9 +8,10 @@ from django.core.management.base import BaseCommand, CommandError
 
 from keyguard import find_key, lifecycle
 from keyguard.errors import KeyguardError
+from keyguard.management.asking import say_asked, who
 from keyguard.states import KeyVerb
 
-VERBS = {str(verb).lower(): verb for verb in KeyVerb}
+VERBS = {str(verb).lower(): verb for verb in (*lifecycle.STATES, KeyVerb.VALIDITY) if verb != KeyVerb.DESTROY}
 
 
 class Command(BaseCommand):
@@ -36,12 +36,11 @@ class Command(BaseCommand):
             raise CommandError("--not-before and --not-after belong to validity.")
         try:
             key = find_key(options["key"], tenant=None)
-            question = lifecycle.act(key, verb, f"command:{getpass.getuser()}", options["reason"], **times)
+            question = lifecycle.act(key, verb, who(), options["reason"], **times)
         except KeyguardError as error:
             raise CommandError(f"{error.code}: {error} {error.remedy}") from None
         if question is not None:
-            needs = "; ".join(f"{need['approvals']} of {need['group']}" for need in question.needs)
-            self.stdout.write(f"Asked: {needs} must approve it in the console, until {question.expires_at}.")
+            say_asked(self.stdout, question)
             return
         key.refresh_from_db()
         until = f", signs until {key.not_after:%Y-%m-%d %H:%M} UTC" if key.not_after else ""

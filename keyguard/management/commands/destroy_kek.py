@@ -6,7 +6,8 @@ from uuid import UUID
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from keyguard.errors import KeyguardError
-from keyguard.kek_rotation import destroy_kek
+from keyguard.kek_rotation import ask_to_destroy, destroy_kek
+from keyguard.management.asking import say_asked, who
 
 
 class Command(BaseCommand):
@@ -25,6 +26,9 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
+            if question := ask_to_destroy(options["id"], who()):
+                say_asked(self.stdout, question)
+                return
             rest = destroy_kek(options["id"])
         except KeyguardError as error:
             raise CommandError(f"{error.code}: {error} {error.remedy}") from None

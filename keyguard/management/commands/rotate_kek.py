@@ -7,7 +7,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from keyguard.errors import KeyguardError
 from keyguard.kek_providers import PROVIDERS
-from keyguard.kek_rotation import Progress, rotate
+from keyguard.kek_rotation import Progress, ask_to_rotate, rotate
+from keyguard.management.asking import say_asked, who
 
 SAY_EVERY_SECONDS = 2.0
 
@@ -28,6 +29,9 @@ class Command(BaseCommand):
         began = said = time.monotonic()
         progress: Progress | None = None
         try:
+            if question := ask_to_rotate(options["provider"], who()):
+                say_asked(self.stdout, question)
+                return
             for progress in rotate(options["provider"]):
                 if progress.moved and time.monotonic() - said >= SAY_EVERY_SECONDS:
                     said = time.monotonic()

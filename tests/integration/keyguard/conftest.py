@@ -13,6 +13,7 @@ VAULT_ROLE, VAULT_SECRET = "role-of-the-tests", "secret-id-of-the-tests"
 # What docs/deploy/vault.md tells an operator to allow; a test holds the page to it.
 VAULT_POLICY = {
     "secret/data/dalp/keys/*": "create read",
+    "secret/metadata/dalp/keys/*": "delete",
     "transit/keys/dalp-kek-*": "create update read",
     "transit/encrypt/dalp-kek-*": "update",
     "transit/decrypt/dalp-kek-*": "update",
