@@ -35,6 +35,7 @@ from keyguard.errors import (
     FloorError,
     KekError,
     KeyguardError,
+    KeyNotActiveError,
     KeyNotFoundError,
     SignatureInvalidError,
     SignatureUnderWayError,
@@ -52,10 +53,11 @@ from keyguard.jobs import (
     TypedDataRequest,
     prepare,
 )
+from keyguard.keys import require_may_sign
 from keyguard.models import Key, SigningRecord
 from keyguard.records import Answer, refused_job, refused_request, stored
 from keyguard.refusing import RefusedError
-from keyguard.states import RecordState
+from keyguard.states import KeyState, RecordState
 
 log = structlog.get_logger("keyguard")
 
@@ -213,7 +215,11 @@ def _ready(jobs: Sequence[Job]) -> dict[Key, Sign]:
     ready: dict[Key, Sign] = {}
     for key in {job.key: None for job in jobs if not custody_signatures.signs(job.key)}:
         try:
+            if key.state != KeyState.ACTIVE:  # the backend may have it no longer
+                require_may_sign([key])
             ready[key] = backend_of(key.backend).prepare(key)
+        except KeyNotActiveError as error:
+            raise RefusedError(error, key, []) from None
         except (KekError, BackendError) as error:
             names = {job.idempotency_key for job in jobs}
             if len([record for record in stored(names) if record.state == RecordState.SIGNED]) < len(names):

@@ -106,5 +106,5 @@ def test_a_no_leaves_the_key_as_it_is(key: Key, settings: Any) -> None:
     page = text_of(
         bob.post(at(question, "refuse"), {"content_hash": question.content_hash, "reason": "no"}, follow=True)
     )
-    assert "the key stays as it is" in page
+    assert "nothing changes" in page
     assert state(key) == "SUSPENDED"

@@ -100,8 +100,9 @@ def test_lifting_takes_others_where_a_group_is_named(key: Key, ann: Any, setting
     bob = browser(someone("bob", "officers", may=MAY))
     approve = reverse("admin:keyguard_question_approve", args=[question.pk])
     assert "a drill" in text_of(bob.get(approve))
-    answer = {"content_hash": question.content_hash, "reason": "", "password": PASSWORD}
-    assert "done" in text_of(bob.post(approve, answer, follow=True))
+    answer = {"content_hash": question.content_hash, "reason": "seen it", "password": PASSWORD}
+    said = text_of(bob.post(approve, answer, follow=True))
+    assert "It is approved, and done." in said
     assert sign_message(key.address, b"hello", "message")
 
 
