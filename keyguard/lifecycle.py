@@ -131,7 +131,7 @@ def note(key: Key, verb: KeyVerb, actor: str, reason: str, details: Mapping[str,
         key=key, verb=verb, actor=actor[:150], reason=reason[:500], details=dict(details)
     )
     state = Key.objects.values_list("state", flat=True).get(pk=key.pk)
-    note_row("key_act", done, key.pk, verb=str(verb), actor=actor, state=state)
+    note_row("key_act", done, key.pk, verb=str(verb), actor=actor, reason=reason, state=state)
 
 
 def expiring(within_days: int = 30) -> list[Key]:

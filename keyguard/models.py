@@ -323,6 +323,8 @@ class Sealing(models.Model):
 
     class Meta:
         ordering = ["-at"]
+        verbose_name = "seal on keys"
+        verbose_name_plural = "seals on keys"
         constraints = [
             models.UniqueConstraint(
                 fields=["backend"], condition=Q(lifted_at=None), name="keyguard_sealing_open_unique"

@@ -49,12 +49,14 @@ EVENTS = {
     "unsealed": "seal lifted",
 }
 # Digests and ids are for verify_audit.
-HIDDEN = {"digest", "id", "row"}
+HIDDEN = {"digest", "id", "row", "records"}
 
 
 def words_of(body: dict[str, Any]) -> str:
     """Return what an entry says, for people."""
-    parts = [
+    count = body.get("records")
+    parts = [f"{count} signature{'s' * (count > 1)}"] if count else []
+    parts += [
         f"{name.replace('_', ' ')} {value}" for name, value in body.items() if name not in HIDDEN and value
     ]
     return ", ".join(parts)
@@ -111,7 +113,7 @@ class AuditEntryAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
 
     @display(description="Code")
     def shown_code(self, entry: AuditEntry) -> str:
-        return f"{bytes(entry.mac).hex()}, by the key {entry.mac_key}"
+        return f"{bytes(entry.mac).hex()}, made with the trail's key {entry.mac_key}"
 
 
 @admin.register(AuditHead)

@@ -163,6 +163,8 @@ class Migration(migrations.Migration):
             ],
             options={
                 "ordering": ["-at"],
+                "verbose_name": "seal on keys",
+                "verbose_name_plural": "seals on keys",
             },
         ),
         migrations.AddField(

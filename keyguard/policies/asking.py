@@ -73,7 +73,7 @@ def ask(
             Question.objects.filter(pk=found.pk).update(needs=question.needs, policy=policy)
             found.refresh_from_db()
         if found.pk == question.pk:
-            note_row("asked", found)
+            note_row("asked", found, subject=subject, asked_by=found.asked_by)
     if found.pk == question.pk:
         log.info("approval_asked", question=str(found.pk), subject=subject, kind=str(kind))
     return found

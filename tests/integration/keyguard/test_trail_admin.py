@@ -41,7 +41,7 @@ def listed(model: str, **query: str) -> str:
 def test_trail_reads_as_what_happened(key: Key, ann: Any) -> None:
     sign_message(key.address, b"hello", "message")
     page = text_of(ann.get(listed("auditentry")))
-    for words in ("key added", "signatures intended", "signed", "treasury", "records 1"):
+    for words in ("key added", "signatures intended", "signed", "treasury", "1 signature"):
         assert words in page
     signed = AuditEntry.objects.get(event="signed")
     page = ann.get(reverse("admin:keyguard_auditentry_change", args=[signed.pk])).content.decode()
