@@ -7,6 +7,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminSplitDateTimeWidget, UnfoldAdminTextInputWidget
@@ -22,6 +23,7 @@ from workflows.cells import STATE_COLOURS, ReadOnly, badge, link
 
 STATE_COLOURS.update({"COMPROMISED": "danger", "SUSPENDED": "warning", "DESTROYED": "danger"})
 
+BREAK = mark_safe("<br>")
 KEY_PAGE = "admin:keyguard_key_change"
 TEXTS = {
     KeyVerb.SUSPEND: "It signs nothing from this moment on, until it is given back to work. What waits for it waits on.",
@@ -140,7 +142,7 @@ class KeyAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
             found.append(format_html("from {}", link(KEY_PAGE, key.replaces_id, str(key.replaces))))
         others = key.successors.order_by("created_at")
         found += [format_html("{} takes its place", link(KEY_PAGE, one.pk, str(one))) for one in others]
-        return format_html_join(format_html("<br>"), "{}", ((one,) for one in found)) or "nothing"
+        return format_html_join(BREAK, "{}", ((one,) for one in found)) or "nothing"
 
     @display(description="Waits for approval")
     def shown_question(self, key: Key) -> str:

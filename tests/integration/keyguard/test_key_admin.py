@@ -1,14 +1,16 @@
 """Keys in the console: acts with a reason and the password, and people's approval."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from keyguard import create_key
+from keyguard import create_key, importing, succession
 from keyguard.models import Key, KeyAct
 from keyguard.policies.models import Question
 from tests.integration.keyguard.people import PASSWORD, at, browser, someone, text_of
+from workflows.models import Run
 
 # whitenoise, before `collectstatic` has run
 pytestmark = pytest.mark.filterwarnings("ignore:No directory at:UserWarning")
@@ -94,6 +96,70 @@ def test_what_lets_a_key_sign_again_waits_for_others_and_is_done_with_their_yes(
     page = text_of(bob.post(at(question, "approve"), answer, follow=True))
     assert "It is approved, and done." in page
     assert state(key) == "ACTIVE"
+
+
+def test_key_is_handed_over_to_a_new_one_and_its_page_tells_of_the_run(key: Key) -> None:
+    ann = browser(someone("ann", may="view_key change_key"))
+    assert "Hand over to a new key" in text_of(ann.get(at(key)))
+    assert "this one is retired" in text_of(ann.get(at(key, "rotate")))
+    assert "This field is required" in text_of(ann.post(at(key, "rotate"), said(reason="", fund_wei="7")))
+    page = text_of(ann.post(at(key, "rotate"), said(reason="once a year", fund_wei="7"), follow=True))
+    run = Run.objects.get()
+    assert (run.workflow, run.input["fund_wei"]) == ("key.rotate", "7")
+    assert f"/admin/workflows/run/{run.pk}/change/" in page
+    assert (KeyAct.objects.get().verb, KeyAct.objects.get().reason) == ("ROTATE", "once a year")
+    new = succession.make_successor(key, "ann", "once a year")
+    assert "treasury.next" in text_of(ann.get(at(key)))
+    assert f"from {key}" in re.sub(r"<[^>]+>", "", text_of(ann.get(at(new))))
+
+
+@pytest.mark.case("K44")
+def test_hand_over_begins_with_the_last_yes(key: Key, settings: Any) -> None:
+    settings.KEYGUARD_OPERATIONS_GROUP = "officers"
+    ann = browser(someone("ann", may="view_key change_key view_question"))
+    bob = browser(someone("bob", "officers", may="view_key view_question"))
+    page = text_of(ann.post(at(key, "rotate"), said(reason="once a year", fund_wei="7"), follow=True))
+    assert "Nothing has changed yet" in page
+    question = Question.objects.get()
+    asked = text_of(bob.get(at(question)))
+    assert "hand over to a new key: the key treasury" in asked
+    assert "sending along, in wei, 7" in asked
+    assert not Run.objects.exists()
+    answer = {"content_hash": question.content_hash, "reason": "I agree", "password": PASSWORD}
+    assert "It is approved, and done." in text_of(bob.post(at(question, "approve"), answer, follow=True))
+    assert Run.objects.get().input["actor"] == "ann, bob"
+    assert "approved, and done" in text_of(bob.get(at(question)))
+
+
+def test_only_a_key_that_is_out_of_service_may_be_destroyed(key: Key) -> None:
+    ann = browser(someone("ann", may="view_key change_key"))
+    assert "Destroy" not in text_of(ann.get(at(key)))
+    assert ann.post(at(key, "destroy"), said()).status_code == 403
+    ann.post(at(key, "retire"), said())
+    assert "nor undo this" in text_of(ann.get(at(key, "destroy")))
+    ann.post(at(key, "destroy"), said(reason="no longer needed"))
+    assert state(key) == "DESTROYED"
+    page = text_of(ann.get(at(key)))
+    for gone in ("Suspend", "Retire", "Compromised</", "Hand over to"):
+        assert gone not in page
+
+
+@pytest.mark.case("K44")
+def test_what_a_command_asks_for_is_approved_in_the_console_and_done_by_the_command(
+    key: Key, settings: Any
+) -> None:
+    settings.KEYGUARD_OPERATIONS_GROUP = "officers"
+    bob = browser(someone("bob", "officers", may="view_question"))
+    address = "0x" + "11" * 20
+    asked = importing.approval("old", address, "database", "command:ann")
+    assert asked is not None
+    assert "import: the key old" in text_of(bob.get("/admin/keyguard/question/"))
+    assert "may run the command again" in text_of(bob.get(at(asked, "approve")))
+    answer = {"content_hash": asked.content_hash, "reason": "I agree", "password": PASSWORD}
+    page = text_of(bob.post(at(asked, "approve"), answer, follow=True))
+    assert "Whoever asked runs the command again to do it" in page
+    assert "not done yet" in page
+    assert importing.approval("old", address, "database", "command:ann") is None
 
 
 def test_a_no_leaves_the_key_as_it_is(key: Key, settings: Any) -> None:
