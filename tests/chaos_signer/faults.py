@@ -15,6 +15,7 @@ from tests.chaos_signer.stage import Stage
 from workflows import crashpoint
 
 REORG_DEPTH_MAX = 3
+SIGNING = ["keyguard.intended", "keyguard.signed", "keyguard.concluded", "keyguard.before_head"]
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Faults:
         self.stage = stage
         self.random = random.Random(seed)
         self.struck: Counter[str] = Counter()
-        self._points = sorted(name for name in crashpoint.names if name.startswith("signer."))
+        self._points = sorted(name for name in crashpoint.names if name.startswith("signer.")) + SIGNING
         self._arms = True
         self._kinds = [
             _Kind("worker killed", kill_every, self._kill),

@@ -2,8 +2,10 @@
 
 from collections import Counter, defaultdict
 
+from keyguard import verify_trail
+from keyguard.models import SigningRecord
 from signer import Holding, Transaction, TransactionState, compare_index
-from signer.models import EventLog, Incident, Lane
+from signer.models import Attempt, EventLog, Incident, Lane
 from tests.chaos_signer.stage import Stage
 
 
@@ -20,7 +22,14 @@ def judge(stage: Stage, requests: dict[int, list[int]]) -> list[str]:
     states = Counter(Transaction.objects.exclude(kind="FILLER").values_list("state", flat=True))
     if set(states) != {TransactionState.COMPLETED}:
         wrong.append(f"not all COMPLETED: {dict(states)}")
-    return wrong + _nonces(stage) + _index(stage)
+    return wrong + _nonces(stage) + _index(stage) + _trail()
+
+
+def _trail() -> list[str]:
+    """Return where keyguard's trail does not hold, and whether bytes were made that no record tells of."""
+    signed = SigningRecord.objects.filter(state="SIGNED").values("hash")
+    unknown = Attempt.objects.exclude(hash__in=signed).count()
+    return [str(fault) for fault in verify_trail()] + [f"{unknown} attempts in no record"] * bool(unknown)
 
 
 def _index(stage: Stage) -> list[str]:
@@ -71,5 +80,6 @@ def noticed(stage: Stage) -> dict[str, int]:
         "fenced": stage.count_in_logs("fenced"),
         "fillers": Transaction.objects.filter(kind="FILLER").count(),
         "logs taken back": EventLog.objects.filter(removed_at__isnull=False).count(),
+        "intents whose process died": SigningRecord.objects.filter(error="KEYGUARD_ABANDONED").count(),
         "incidents": Incident.objects.count(),
     }
