@@ -99,7 +99,7 @@ def check_policy(app_configs: Sequence[Any] | None = None, **_: Any) -> list[Che
     if settings.DEBUG:
         return []
     try:
-        return [*starter_policy(), *approving_groups()]
+        return [*plain_imports(), *starter_policy(), *approving_groups()]
     except DatabaseError:
         return []  # not there, or not migrated: other checks and `doctor` say so
 
@@ -116,6 +116,19 @@ def starter_policy() -> list[CheckMessage]:
             "The starter policy is in force: every request that passes the hard floor is signed.",
             hint="Write a policy (console: Policies) and put it in force; docs/policies.md says how.",
             id="dalp.W002",
+        )
+    ]
+
+
+def plain_imports() -> list[CheckMessage]:
+    """Return a warning when whoever may run commands can bring a private key in that others have seen."""
+    if settings.KEYGUARD_IMPORT == "wrapped":
+        return []
+    return [
+        checks.Warning(
+            "KEYGUARD_IMPORT is not `wrapped`: import_key takes private keys as they are.",
+            hint="Set it, and import keys wrapped to a one-time key; docs/keys.md says how.",
+            id="dalp.W006",
         )
     ]
 

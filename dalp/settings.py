@@ -304,7 +304,7 @@ KEYGUARD_POLICY_APPROVALS = env.int("KEYGUARD_POLICY_APPROVALS", default=1)
 KEYGUARD_OPERATIONS_GROUP = env.str("KEYGUARD_OPERATIONS_GROUP", default="")
 KEYGUARD_OPERATIONS_APPROVALS = env.int("KEYGUARD_OPERATIONS_APPROVALS", default=1)
 # How private keys may come in: wrapped for one import, or also in the clear on standard input.
-KEYGUARD_IMPORT = env.str("KEYGUARD_IMPORT", default="plain" if DEBUG else "wrapped")
+KEYGUARD_IMPORT = env.str("KEYGUARD_IMPORT", default="plain")
 # Custodies: each is off until one of its secrets is set; then keyguard's checks want the rest. docs/deploy has a page each.
 FIREBLOCKS_API_KEY = env.str("FIREBLOCKS_API_KEY", default="")
 FIREBLOCKS_SECRET_KEY = env.str("FIREBLOCKS_SECRET_KEY", default="", multiline=True)
