@@ -134,14 +134,17 @@ class KeyAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         words = f"not finished: run manage.py destroy_key {key.alias}" if left else key.state_reason
         return format_html("{} {}", badge(key.state), words)
 
-    @display(description="Takes over")
+    @display(description="Succession")
     def shown_succession(self, key: Key) -> str:
         """Return whose place the key takes, and who takes its place."""
         found = []
         if key.replaces is not None:
-            found.append(format_html("from {}", link(KEY_PAGE, key.replaces_id, str(key.replaces))))
+            found.append(
+                format_html("takes over from {}", link(KEY_PAGE, key.replaces_id, str(key.replaces)))
+            )
         others = key.successors.order_by("created_at")
-        found += [format_html("{} takes its place", link(KEY_PAGE, one.pk, str(one))) for one in others]
+        words = "is to take its place" if key.state == KeyState.ACTIVE else "has taken its place"
+        found += [format_html("{} {}", link(KEY_PAGE, one.pk, str(one)), words) for one in others]
         return format_html_join(BREAK, "{}", ((one,) for one in found)) or "nothing"
 
     @display(description="Waits for approval")
@@ -203,7 +206,7 @@ class KeyAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         form = ValidityForm(request.POST or None, person=request.user, initial=initial)
         return self._act(request, object_id, KeyVerb.VALIDITY, form)
 
-    @action(description="Hand over to a new key", url_path="rotate", icon="autorenew", permissions=["rotate"])
+    @action(description="Hand over", url_path="rotate", icon="autorenew", permissions=["rotate"])
     def rotate(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Start the run that makes a key which takes over."""
 

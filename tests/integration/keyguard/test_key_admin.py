@@ -100,7 +100,7 @@ def test_what_lets_a_key_sign_again_waits_for_others_and_is_done_with_their_yes(
 
 def test_key_is_handed_over_to_a_new_one_and_its_page_tells_of_the_run(key: Key) -> None:
     ann = browser(someone("ann", may="view_key change_key"))
-    assert "Hand over to a new key" in text_of(ann.get(at(key)))
+    assert "Hand over" in text_of(ann.get(at(key)))
     assert "this one is retired" in text_of(ann.get(at(key, "rotate")))
     assert "This field is required" in text_of(ann.post(at(key, "rotate"), said(reason="", fund_wei="7")))
     page = text_of(ann.post(at(key, "rotate"), said(reason="once a year", fund_wei="7"), follow=True))
@@ -109,7 +109,7 @@ def test_key_is_handed_over_to_a_new_one_and_its_page_tells_of_the_run(key: Key)
     assert f"/admin/workflows/run/{run.pk}/change/" in page
     assert (KeyAct.objects.get().verb, KeyAct.objects.get().reason) == ("ROTATE", "once a year")
     new = succession.make_successor(key, "ann", "once a year")
-    assert "treasury.next" in text_of(ann.get(at(key)))
+    assert "is to take its place" in text_of(ann.get(at(key)))
     assert f"from {key}" in re.sub(r"<[^>]+>", "", text_of(ann.get(at(new))))
 
 
@@ -140,7 +140,7 @@ def test_only_a_key_that_is_out_of_service_may_be_destroyed(key: Key) -> None:
     ann.post(at(key, "destroy"), said(reason="no longer needed"))
     assert state(key) == "DESTROYED"
     page = text_of(ann.get(at(key)))
-    for gone in ("Suspend", "Retire", "Compromised</", "Hand over to"):
+    for gone in ("Suspend", "Retire", "Compromised</", "Hand over<"):
         assert gone not in page
 
 
