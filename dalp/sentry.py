@@ -11,6 +11,7 @@ SILENT = (
     "dalp.api.webhooks.",
     "dalp.custody_hints.",
     "dalp.console.confirming.",
+    "dalp.console.login.",
     "dalp.console.second_factor.",
     "dalp.second_factor.",
     "dalp.factor_sealing.",

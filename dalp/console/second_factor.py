@@ -21,11 +21,11 @@ from dalp.second_factor import FactorChangedError
 
 CHANGED = "It was changed in another window meanwhile. Go back and look at what there is."
 ENROL = (
-    "Scan this with an authenticator app on your phone, or type the secret into it. It then shows a new code every half "
-    "minute; from the first one on, dangerous acts ask you for such a code beside your password."
+    "Scan the QR code with an authenticator app on your phone, or type the secret into it. It then shows a new code every "
+    "half minute. From the first one on, the login and dangerous acts ask you for such a code beside your password."
 )
 REPLACE = " The authenticator and the backup codes that you have now are worth nothing afterwards."
-REMOVE = "Dangerous acts are then confirmed by your password alone, or refused where a second factor is required. The backup codes are worth nothing any more."
+REMOVE = "The login then asks for your password alone. Dangerous acts are confirmed by it alone, or refused where a second factor is required. The backup codes are worth nothing any more."
 CODES = "The backup codes that you have now are worth nothing afterwards."
 
 
@@ -96,7 +96,7 @@ def enrol(request: HttpRequest) -> HttpResponse:
         ("QR code", format_html('<img src="{}" alt="the secret as a QR code" width="265">', picture)),
         ("The secret, to type", format_html('<code class="font-mono">{}</code>', secret)),
     ]
-    title = "Replace it" if form.replaced else "Set it up"
+    title = "Replace your second factor" if form.replaced else "Set up a second factor"
     return _ask(request, title, ENROL + (REPLACE if form.replaced else ""), form, facts=facts)
 
 
@@ -124,7 +124,7 @@ def remove(request: HttpRequest) -> HttpResponse:
         second_factor.remove(form.person)
         messages.success(request, "You have no second factor any more.")
         return redirect("second_factor")
-    return _ask(request, "Remove it", REMOVE, form, danger=True)
+    return _ask(request, "Remove your second factor", REMOVE, form, danger=True)
 
 
 def urls(admin_site: AdminSite) -> list[URLPattern]:
@@ -176,7 +176,7 @@ def _show(request: HttpRequest, backup_codes: list[str]) -> HttpResponse:
     """Show the codes, this once."""
     lines = format_html_join("", '<li class="font-mono">{}</li>', ((code,) for code in backup_codes))
     words = (
-        "Dangerous acts ask you for a code. Keep these backup codes where your phone is not: each stands in for a code of "
+        "The login and dangerous acts ask you for a code. Keep these backup codes where your phone is not: each stands in for a code of "
         "the authenticator, once. They are shown this one time."
     )
     context = {

@@ -143,6 +143,7 @@ UNFOLD: dict[str, Any] = {
     "ENVIRONMENT": "dalp.console.site.environment",
     "DASHBOARD_CALLBACK": "dalp.console.overview.overview",
     "COMMAND": {"search_models": True},
+    "LOGIN": {"form": "dalp.console.login.LoginForm"},
     "SIDEBAR": {
         "show_search": False,
         "command_search": True,

@@ -18,6 +18,7 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from dalp import checks, factor_sealing, second_factor
 from dalp.console.confirming import LOCKED, UNREADABLE, WRONG_EITHER, why_unconfirmed
+from dalp.console.login import INVALID
 from dalp.models import Authenticator, BackupCodes, WrongPassword
 from keyguard import create_key
 from keyguard.models import Key
@@ -35,6 +36,7 @@ from tests.integration.dalp.factors import (
 from tests.integration.keyguard.people import PASSWORD, at, browser, someone, text_of
 from tests.threads import at_once
 
+LOGIN = "/admin/login/"
 PAGE, CODES, REMOVE = (f"/admin/second-factor/{end}" for end in ("", "codes/", "remove/"))
 
 # whitenoise, before `collectstatic` has run
@@ -299,6 +301,49 @@ def test_it_survives_a_new_secret_key_as_long_as_the_old_one_is_a_fallback(ann: 
     assert why_unconfirmed(ann, PASSWORD, codes[0]) == "", "which a backup code replaces"
     settings.SECRET_KEY_FALLBACKS = [old]
     assert why_unconfirmed(ann, PASSWORD, code) == ""
+
+
+# --- Logging in -------------------------------------------------------------------------------------------
+
+
+def test_whoever_has_one_logs_in_with_it_and_not_without(ann: User, client: Any) -> None:
+    backup = given(ann)[0]
+    assert "one-time-code" in text_of(client.get(LOGIN))
+    code = code_of(ann)
+    for one_time_code, password in (("", PASSWORD), (wrong_code_of(ann), PASSWORD), (code, "wrong")):
+        page = text_of(
+            client.post(LOGIN, {"username": "ann", "password": password, "one_time_code": one_time_code})
+        )
+        assert INVALID in page
+        assert "_auth_user_id" not in client.session
+        long_ago(ann)
+    login = {"username": "ann", "password": PASSWORD, "one_time_code": code_of(ann)}
+    assert client.post(LOGIN, login).status_code == 302
+    assert client.session["_auth_user_id"] == str(ann.pk)
+    assert why_unconfirmed(ann, PASSWORD, login["one_time_code"]) == WRONG_EITHER, "it was used to log in"
+    client.logout()
+    assert client.post(LOGIN, {**login, "one_time_code": backup}).status_code == 302
+    client.logout()
+    assert INVALID in text_of(client.post(LOGIN, {**login, "one_time_code": backup}))
+
+
+def test_wrong_codes_at_the_login_are_counted_and_slowed_down(ann: User, client: Any) -> None:
+    given(ann)
+    login = {"username": "ann", "password": PASSWORD}
+    client.post(LOGIN, {**login, "one_time_code": wrong_code_of(ann)})
+    assert Authenticator.objects.get().throttling_failure_count == 1
+    Authenticator.objects.update(
+        last_t=F("last_t") - 120,
+        throttling_failure_count=10,
+        throttling_failure_timestamp=timezone.now() - timedelta(minutes=5),
+    )
+    right = shown(ann, Authenticator.objects.get().key)
+    assert INVALID in text_of(client.post(LOGIN, {**login, "one_time_code": right}))
+
+
+def test_whoever_has_none_logs_in_as_ever(ann: User, client: Any) -> None:
+    assert client.post(LOGIN, {"username": "ann", "password": PASSWORD}).status_code == 302
+    assert client.session["_auth_user_id"] == str(ann.pk)
 
 
 # --- Required ---------------------------------------------------------------------------------------------
