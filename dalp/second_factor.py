@@ -1,7 +1,7 @@
 """Second factors of people: an authenticator that shows codes (TOTP, RFC 6238), and backup codes.
 
 Upholds: a code confirms once, in whichever process, and so does a backup code. Each enrolment, removal and reset is in the
-log and among the entries of Django's admin on that person (People, History). Whoever calls holds the person's row: see
+log and among the entries of Django's admin on that person (/admin/auth/user/<id>/history/). Whoever calls holds the person's row: see
 `locked`.
 """
 
