@@ -174,7 +174,7 @@ def _ask(
 
 def _show(request: HttpRequest, backup_codes: list[str]) -> HttpResponse:
     """Show the codes, this once."""
-    lines = format_html_join("", '<li><code>{}</code></li>', ((code,) for code in backup_codes))
+    lines = format_html_join("", "<li><code>{}</code></li>", ((code,) for code in backup_codes))
     words = (
         "The login and dangerous acts ask you for a code. Keep these backup codes where your phone is not: each stands in for a code of "
         "the authenticator, once. They are shown this one time."

@@ -67,4 +67,4 @@ def enrolled(person: User, client: Client, **changes: str) -> Any:
 
 
 def codes_in(page: str) -> list[str]:
-    return re.findall(r'<li><code>([a-z2-7-]+)</code></li>', page)
+    return re.findall(r"<li><code>([a-z2-7-]+)</code></li>", page)

@@ -12,6 +12,7 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db.models import F
+from django.test import Client
 from django.utils import timezone
 from django_otp.plugins.otp_static.models import StaticToken
 from django_otp.plugins.otp_totp.models import TOTPDevice
@@ -344,6 +345,22 @@ def test_wrong_codes_at_the_login_are_counted_and_slowed_down(ann: User, client:
 def test_whoever_has_none_logs_in_as_ever(ann: User, client: Any) -> None:
     assert client.post(LOGIN, {"username": "ann", "password": PASSWORD}).status_code == 302
     assert client.session["_auth_user_id"] == str(ann.pk)
+
+
+def test_of_many_logins_at_once_with_one_code_one_succeeds(fresh_db: str) -> None:
+    ann = someone("ann")
+    given(ann)
+    login = {"username": "ann", "password": PASSWORD, "one_time_code": code_of(ann)}
+    answers = at_once(3, lambda _: Client().post(LOGIN, login).status_code)
+    assert sorted(answers) == [200, 200, 302]
+
+
+def test_whoever_may_not_use_the_console_does_not_log_in_with_a_code_either(db: None, client: Any) -> None:
+    eve = User.objects.create_user("eve", password=PASSWORD)
+    given(eve)
+    login = {"username": "eve", "password": PASSWORD, "one_time_code": code_of(eve)}
+    assert client.post(LOGIN, login).status_code == 200
+    assert "_auth_user_id" not in client.session
 
 
 # --- Required ---------------------------------------------------------------------------------------------
