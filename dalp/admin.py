@@ -9,6 +9,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django_celery_results.models import GroupResult, TaskResult
+from django_otp.plugins.otp_static.models import StaticDevice
+from django_otp.plugins.otp_totp.models import TOTPDevice
 from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
@@ -80,7 +82,8 @@ class IdempotencyRecordAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     list_select_related = ("token",)
 
 
-for model in (TaskResult, GroupResult):
+# Of the last two there are no pages: second factors are seen and changed by their owners alone.
+for model in (TaskResult, GroupResult, TOTPDevice, StaticDevice):
     if admin.site.is_registered(model):
         admin.site.unregister(model)
 

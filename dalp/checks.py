@@ -61,6 +61,19 @@ def malformed_secrets() -> list[CheckMessage]:
     ]
 
 
+def unknown_second_factor() -> list[CheckMessage]:
+    """Return an error when nobody can tell whether a second factor is required, in any mode."""
+    if settings.CONSOLE_SECOND_FACTOR in ("offered", "required"):
+        return []
+    return [
+        Error(
+            "CONSOLE_SECOND_FACTOR is neither offered nor required.",
+            hint="Set it to required, or to offered, or leave it out.",
+            id="dalp.E005",
+        )
+    ]
+
+
 def _keks() -> list[str]:
     """Return the KEKs from the settings. Where somebody else keeps the KEK, KEYGUARD_KEK is not needed."""
     if not settings.KEYGUARD_SIGNS:
@@ -77,8 +90,8 @@ def _is_kek(text: str) -> bool:
 
 
 def check_secrets(app_configs: Sequence[Any] | None = None, **_: Any) -> list[CheckMessage]:
-    """Return what is wrong with the secrets; `manage.py` refuses to run a command when there is anything."""
-    return [*unsafe_secrets(), *malformed_secrets(), *check_keepers()]
+    """Return what is wrong with the secrets, and with what guards them; `manage.py` refuses to run a command when there is anything."""
+    return [*unsafe_secrets(), *malformed_secrets(), *unknown_second_factor(), *check_keepers()]
 
 
 def check_database(app_configs: Sequence[Any] | None = None, **_: Any) -> list[CheckMessage]:
@@ -162,11 +175,25 @@ def approving_groups() -> list[CheckMessage]:
     return found
 
 
+def check_second_factor(app_configs: Sequence[Any] | None = None, **_: Any) -> list[CheckMessage]:
+    """Return a warning when dangerous acts can be confirmed in production by a password alone."""
+    if settings.DEBUG or settings.CONSOLE_SECOND_FACTOR != "offered":
+        return []
+    return [
+        checks.Warning(
+            "Dangerous acts in the console do not require a second factor.",
+            hint="Have people set one up (console: Your second factor), then set CONSOLE_SECOND_FACTOR=required.",
+            id="dalp.W005",
+        )
+    ]
+
+
 def register() -> None:
     """Register the checks with Django."""
     checks.register(check_secrets)
     checks.register(check_database)
     checks.register(check_policy, deploy=True)
+    checks.register(check_second_factor, deploy=True)
 
 
 def stop_if_unsafe() -> None:

@@ -1,5 +1,6 @@
 """What the platform keeps of its own: who may call the API, and which of their requests it has already answered."""
 
+import base64
 import hashlib
 import hmac
 import secrets
@@ -9,7 +10,10 @@ from collections.abc import Sequence
 from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
+from django_otp.plugins.otp_static.models import StaticDevice
+from django_otp.plugins.otp_totp.models import TOTPDevice
 
+from dalp import factor_sealing
 from keyguard.states import DEFAULT_TENANT
 
 
@@ -111,7 +115,7 @@ class IdempotencyRecord(models.Model):
 
 
 class WrongPassword(models.Model):
-    """A wrong password given where the console asks for it again. Counted here: every process sees the same count."""
+    """A wrong password or code given where the console asks for it again. Counted here: every process sees the same count."""
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
     at = models.DateTimeField(db_default=Now())
@@ -121,3 +125,33 @@ class WrongPassword(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user_id} at {self.at}"
+
+
+class Authenticator(TOTPDevice):  # type: ignore[misc]
+    """A person's second factor. Its secret is encrypted in the database; django-otp counts, slows down and forbids a second use."""
+
+    class Meta:
+        proxy = True
+        default_permissions = ()
+
+    @property
+    def bin_key(self) -> bytes:
+        """Return the secret. Raises FactorUnreadableError."""
+        return factor_sealing.unseal(self.key, self.user_id)
+
+
+class BackupCodes(StaticDevice):  # type: ignore[misc]
+    """Codes for when the authenticator is not at hand, each for once. Only digests of them are stored."""
+
+    class Meta:
+        proxy = True
+        default_permissions = ()
+
+    @staticmethod
+    def digest(code: str) -> str:
+        """Return what is stored of a code. One plain hash is enough: 80 random bits cannot be guessed."""
+        return base64.b64encode(hashlib.sha256(code.encode()).digest()[:12]).decode()
+
+    def verify_token(self, token: str) -> bool:
+        """Return whether it is one of the codes; it is none afterwards."""
+        return bool(super().verify_token(self.digest(token)))

@@ -4,12 +4,23 @@ from typing import Any
 
 from django.conf import settings
 
-# Whose local variables may be a plaintext key, a receiver's secret or URL, or a custody's credentials.
+# Whose local variables may be a plaintext key, a receiver's secret or URL, a custody's credentials, a person's password or code.
 SILENT = (
     "keyguard.",
     "dalp.webhooks.",
     "dalp.api.webhooks.",
     "dalp.custody_hints.",
+    "dalp.console.confirming.",
+    "dalp.console.login.",
+    "dalp.console.second_factor.",
+    "dalp.second_factor.",
+    "dalp.factor_sealing.",
+    "dalp.models.",
+    "django.contrib.auth.",
+    "django.forms.",
+    "django.http.request.",
+    "django_otp.",
+    "segno.",
     "fireblocks.",
     "jwt.",
     "httpx.",

@@ -97,6 +97,9 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "django_celery_results",
+    "django_otp",
+    "django_otp.plugins.otp_totp",
+    "django_otp.plugins.otp_static",
     "ninja",
     "workflows",
     "keyguard",
@@ -305,6 +308,10 @@ KEYGUARD_OPERATIONS_GROUP = env.str("KEYGUARD_OPERATIONS_GROUP", default="")
 KEYGUARD_OPERATIONS_APPROVALS = env.int("KEYGUARD_OPERATIONS_APPROVALS", default=1)
 # How private keys may come in: wrapped for one import, or also in the clear on standard input.
 KEYGUARD_IMPORT = env.str("KEYGUARD_IMPORT", default="plain")
+# Whether dangerous acts in the console are refused to whoever has no second factor ("required"), or not ("offered").
+CONSOLE_SECOND_FACTOR = env.str("CONSOLE_SECOND_FACTOR", default="offered")
+# What authenticators show above the codes.
+OTP_TOTP_ISSUER = "DALP"
 # Custodies: each is off until one of its secrets is set; then keyguard's checks want the rest. docs/deploy has a page each.
 FIREBLOCKS_API_KEY = env.str("FIREBLOCKS_API_KEY", default="")
 FIREBLOCKS_SECRET_KEY = env.str("FIREBLOCKS_SECRET_KEY", default="", multiline=True)

@@ -6,6 +6,7 @@ from django.views.generic import RedirectView
 
 from dalp import custody_hints, health
 from dalp.api import api
+from dalp.console import second_factor
 
 admin.autodiscover()
 
@@ -15,6 +16,7 @@ urlpatterns = [
     path("readyz", health.readyz),
     path("hooks/fireblocks", custody_hints.fireblocks),
     path("hooks/dfns", custody_hints.dfns),
+    *second_factor.urls(admin.site),
     path("admin/", admin.site.urls),
     path("api/v1/", api.urls),
 ]

@@ -30,6 +30,7 @@ log = structlog.get_logger("keyguard")
 
 ABANDONED = "KEYGUARD_ABANDONED"
 LIMIT = 500
+TAKE_OVER_SECONDS = 2.0
 
 
 def conclude(signed: Sequence[tuple[SigningRecord, Answer]], places: Mapping[UUID, Place]) -> None:
@@ -98,11 +99,14 @@ def refuse(records: Sequence[SigningRecord], code: str, why: str = "") -> int:
 def end_abandoned(records: Collection[SigningRecord] = ()) -> int:
     """Close intents that nobody can be at any more, these or all there are; return how many.
 
+    Of these, sooner: whoever asks for them would rather ask the backend again. Who is only slow finds theirs taken over.
     Not those of custodies, which may answer after hours.
     """
+    seconds = settings.KEYGUARD["abandoned_seconds"]
+    age = timedelta(seconds=min(seconds, TAKE_OVER_SECONDS) if records else seconds)
     late = SigningRecord.objects.exclude(key__backend__in=list(REMOTE_SIGNERS)).filter(
         state=RecordState.INTENT,
-        created_at__lt=timezone.now() - timedelta(seconds=settings.KEYGUARD["abandoned_seconds"]),
+        created_at__lt=timezone.now() - age,
     )
     if records:
         late = late.filter(pk__in=[record.pk for record in records])

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from keyguard.authorizations import Authorization
 from keyguard.curve import checksummed
-from keyguard.errors import IdempotencyConflictError, SigningDeniedError
+from keyguard.errors import IdempotencyConflictError, SignatureUnderWayError, SigningDeniedError
 from keyguard.ethereum import UnsignedTransaction
 from keyguard.jobs import Content, Job, Request
 from keyguard.models import Key, SigningRecord
@@ -80,7 +80,7 @@ def stored(idempotency_keys: Collection[str]) -> list[SigningRecord]:
 
 
 def write_signed(signed: Sequence[tuple[SigningRecord, Answer]], seqs: Mapping[UUID, int]) -> None:
-    """Write the answers beside their intents, in one statement. An intent that is not there denies the batch.
+    """Write the answers beside their intents, in one statement, or raise SignatureUnderWayError: one was taken over.
 
     seqs: where the audit trail speaks of the answers, by key.
     """
@@ -90,7 +90,7 @@ def write_signed(signed: Sequence[tuple[SigningRecord, Answer]], seqs: Mapping[U
         for record, answer in signed
     }
     if write_answers(columns, rows, timezone.now()) != len(signed):
-        raise SigningDeniedError("an intent is missing; nothing was signed")
+        raise SignatureUnderWayError("somebody has taken the request over: ask again")
 
 
 def intent_row(record: SigningRecord) -> list[Any]:

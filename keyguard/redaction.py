@@ -29,7 +29,7 @@ _BYTES_TEXT = re.compile(r"""\bb(?:'(?:[^'\\]|\\.){16,}'|"(?:[^"\\]|\\.){16,}")"
 _SECRET_NAME = re.compile(
     r"(?:^|[_-])(?:secret|secret[_-]key|private[_-]key|priv_key|mnemonic|seed_phrase|kek|dek|wrapped_dek|passphrase|pin|user_pin|raw"
     r"|raw_transaction|authorization|api[_-]?key|auth[_-]?token|access[_-]?token|bearer|user_?action|credential_key|secret_id|client_token"
-    r"|vault_token)$",
+    r"|vault_token|password|one_time_code|first_code|backup_codes)$",
     re.IGNORECASE,
 )
 _MAX_DEPTH = 12

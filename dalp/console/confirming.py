@@ -1,7 +1,8 @@
-"""Dangerous acts: whoever is logged in says once more who they are.
+"""Dangerous acts: whoever is logged in says once more who they are, by the password and a code of their second factor.
 
-Upholds: a screen that was left open, or a stolen session, puts nothing in force and approves nothing. After five wrong
-passwords of a person none is looked at for a quarter of an hour, the right one neither.
+Upholds: a screen that was left open, or a stolen session, puts nothing in force and approves nothing; a stolen password
+neither, of whoever has a second factor. After five wrong tries of a person none is looked at for a quarter of an hour, the
+right one neither. What is said of a wrong try does not tell which of the two was wrong.
 """
 
 from datetime import timedelta
@@ -9,11 +10,16 @@ from typing import Any
 
 import structlog
 from django import forms
+from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.db import transaction
 from django.db.models.functions import Now
-from unfold.widgets import UnfoldAdminPasswordWidget
+from django.urls import reverse
+from django.utils.html import format_html
+from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
 
+from dalp import second_factor
+from dalp.factor_sealing import FactorUnreadableError
 from dalp.models import WrongPassword
 from keyguard import KeyguardError
 from keyguard.errors import VoteInvalidError
@@ -23,8 +29,16 @@ log = structlog.get_logger()
 
 WRONG_ALLOWED = 5
 WINDOW = timedelta(minutes=15)
-LOCKED = "There were five wrong passwords. None is looked at for up to 15 minutes. Was it you?"
+LOCKED = "There were five wrong tries. None is looked at for up to 15 minutes. Was it you?"
 WRONG = "This is not your password."
+WRONG_EITHER = (
+    "The password or the code is wrong, or the code was used before. Wait for the next code, then try again."
+)
+REFUSED_UNTIL = "There were many wrong codes in a row. None is looked at until {:%H:%M:%S} UTC. Was it you?"
+UNREADABLE = (
+    "Your second factor cannot be read any more: SECRET_KEY was changed. Use a backup code to replace it, "
+    "or have it reset (manage.py reset_second_factor)."
+)
 WITHOUT = (
     "You have no password here, so you cannot confirm this. Somebody who manages people can give you one."
 )
@@ -40,26 +54,60 @@ class RefusedError(WorkflowError):
         super().__init__(error.message)
 
 
-def why_unconfirmed(person: AbstractBaseUser | AnonymousUser, password: str) -> str:
-    """Return why this does not confirm who it is; nothing when it does. A wrong password is counted."""
+def why_unconfirmed(person: AbstractBaseUser | AnonymousUser, password: str, one_time_code: str = "") -> str:
+    """Return why this does not confirm who it is; nothing when it does. A wrong try is counted."""
     with transaction.atomic():
-        # Tries of one person go one by one: many at once would all be looked at before any is counted.
-        user = User.objects.select_for_update(no_key=True).get(username=person.get_username())
+        # Tries of one person go one by one: many at once would all be looked at before any is counted, and one code
+        # would do for several.
+        user = second_factor.locked(person.get_username())
         if not user.has_usable_password():
             return WITHOUT
         wrong = WrongPassword.objects.filter(user=user)
         if wrong.filter(at__gt=Now() - WINDOW).count() >= WRONG_ALLOWED:
             return LOCKED
-        if user.check_password(password):
-            return ""
+        has_factor = second_factor.has_one(user)
+        if has_factor and (until := second_factor.refused_until(user, one_time_code)):
+            return REFUSED_UNTIL.format(until)
+        try:
+            if _is_right(user, password, one_time_code if has_factor else None):
+                return ""
+        except FactorUnreadableError:
+            return UNREADABLE
         wrong.filter(at__lte=Now() - WINDOW).delete()
         wrong.create(user=user)
-    log.warning("password_wrong", person=user.get_username())
-    return WRONG
+    log.warning("confirmation_wrong", person=user.get_username(), has_second_factor=has_factor)
+    return WRONG_EITHER if has_factor else WRONG
+
+
+def _is_right(user: User, password: str, one_time_code: str | None) -> bool:
+    """Return whether both are right. Both are always looked at: how long it takes tells nothing."""
+    knows = user.check_password(password)
+    if one_time_code is None:
+        return knows
+    with transaction.atomic():
+        has = second_factor.verify(user, one_time_code)
+        if has and not knows:
+            transaction.set_rollback(True)  # a code that confirmed nothing is not used up
+    return knows and has
+
+
+def enrolment_link(words: str) -> str:
+    """Return a link to the page where a second factor is set up."""
+    return format_html('<a class="underline" href="{}">{}</a>', reverse("second_factor"), words)
+
+
+class CodeWidget(UnfoldAdminTextInputWidget):  # type: ignore[misc]
+    """A code, which is never sent back into the page."""
+
+    def __init__(self) -> None:
+        super().__init__(attrs={"autocomplete": "one-time-code", "spellcheck": "false"})
+
+    def format_value(self, value: Any) -> None:
+        """Return nothing to begin with."""
 
 
 class ConfirmForm(forms.Form):
-    """The person's own password, which goes nowhere from here."""
+    """The person's own password, and a code of their second factor where they have one. Neither goes anywhere from here."""
 
     password = forms.CharField(
         label="Your password",
@@ -68,15 +116,42 @@ class ConfirmForm(forms.Form):
         widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "current-password"}),
         help_text="Once more, so that it is you and not somebody at your screen.",
     )
+    one_time_code = forms.CharField(
+        label="Code of your second factor",
+        max_length=40,
+        widget=CodeWidget(),
+        help_text="The six digits that your authenticator shows now, or one of your backup codes.",
+    )
+    # Where a second factor is set up nobody can be asked for one.
+    wants_factor = True
 
     def __init__(self, *args: Any, person: AbstractBaseUser | AnonymousUser, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.person = person
+        self.person = User.objects.get(username=person.get_username())
+        if not second_factor.has_one(self.person):
+            del self.fields["one_time_code"]
+            if self.is_refused():
+                self.fields["password"].help_text = self.why_refused()
+
+    def is_refused(self) -> bool:
+        """Return whether this person confirms nothing for want of a second factor. Whatever is not "offered" is strict."""
+        required = settings.CONSOLE_SECOND_FACTOR != "offered"
+        return self.wants_factor and required and not second_factor.has_one(self.person)
+
+    @staticmethod
+    def why_refused() -> str:
+        """Return what to do first."""
+        return format_html(
+            "Dangerous acts want a second factor here, and you have none. {}",
+            enrolment_link("Set one up first."),
+        )
 
     def clean(self) -> dict[str, Any]:
-        """Check the password when all else is right, and hand on everything but it."""
+        """Check password and code when all else is right, and hand on everything but them."""
         given = super().clean() or self.cleaned_data
-        password = given.pop("password", "")
-        if not self.errors and (why := why_unconfirmed(self.person, password)):
-            self.add_error("password", why)
+        password, code = given.pop("password", ""), given.pop("one_time_code", "")
+        if self.is_refused():
+            self.add_error(None, self.why_refused())
+        elif not self.errors and (why := why_unconfirmed(self.person, password, code)):
+            self.add_error(None if "one_time_code" in self.fields else "password", why)
         return given

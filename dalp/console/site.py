@@ -69,6 +69,7 @@ PAGES: dict[str, list[tuple[str, str, str]]] = {
         ("Operational task results", "task_alt", "admin:django_celery_results_taskresult_changelist"),
         ("People", "person", "admin:auth_user_changelist"),
         ("Groups", "shield_person", "admin:auth_group_changelist"),
+        ("Your second factor", "phonelink_lock", "second_factor"),
     ],
 }
 
@@ -142,6 +143,7 @@ UNFOLD: dict[str, Any] = {
     "ENVIRONMENT": "dalp.console.site.environment",
     "DASHBOARD_CALLBACK": "dalp.console.overview.overview",
     "COMMAND": {"search_models": True},
+    "LOGIN": {"form": "dalp.console.login.LoginForm"},
     "SIDEBAR": {
         "show_search": False,
         "command_search": True,

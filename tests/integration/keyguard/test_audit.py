@@ -251,6 +251,20 @@ def test_head_is_made_once_however_many_make_it_and_not_too_often(fresh_db: str,
     assert heads.make_head() is None
 
 
+def test_head_that_was_cut_off_by_a_crash_is_made_by_the_next(
+    fresh_db: str, die: Callable[[str], None]
+) -> None:
+    key = create_key("treasury")
+    die("keyguard.before_head")
+    with pytest.raises(Died):
+        heads.make_head()
+    die("")
+    assert not AuditHead.objects.exists()
+    assert heads.make_head()
+    assert AuditChain.objects.get(key=key).headed_seq == 1
+    assert faults() == []
+
+
 def test_signer_that_is_away_leaves_a_head_without_a_signature(key: Key, settings: Any) -> None:
     settings.KEYGUARD_AUDIT_SIGNER = "nobody"
     head = heads.make_head()
@@ -386,15 +400,14 @@ def test_intent_whose_process_died_is_closed_and_its_limit_given_back(
 
 @pytest.mark.case("K49")
 @pytest.mark.sqlite_too
-def test_whoever_asks_again_need_not_wait_for_the_sweep(
-    fresh_db: str, settings: Any, die: Callable[[str], None]
+def test_whoever_asks_again_takes_over_before_the_sweep_does(
+    fresh_db: str, die: Callable[[str], None]
 ) -> None:
     key = create_key("treasury")
     die("keyguard.signed")
     with pytest.raises(Died):
         sign_transactions([request(key.address)])
     die("")
-    settings.KEYGUARD = {**settings.KEYGUARD, "abandoned_seconds": 0.1}
     assert sign_transactions([request(key.address)])
 
 
@@ -414,12 +427,11 @@ def test_process_that_was_only_slow_gives_nothing_away(
     fresh_db: str, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from keyguard import crashpoints
-    from keyguard.errors import SigningDeniedError
 
     key = create_key("treasury")
     settings.KEYGUARD = {**settings.KEYGUARD, "abandoned_seconds": 0}
     monkeypatch.setattr(crashpoints, "_reached", [lambda name: keep() if name == "keyguard.signed" else None])
-    with pytest.raises(SigningDeniedError):
+    with pytest.raises(SignatureUnderWayError):
         sign_transactions([request(key.address)])
     assert [record.state for record in SigningRecord.objects.all()] == ["REFUSED"]
     assert faults() == []

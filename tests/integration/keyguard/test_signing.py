@@ -31,6 +31,7 @@ from keyguard.errors import (
     FloorError,
     MaterialTamperedError,
     SignatureInvalidError,
+    SignatureUnderWayError,
     SigningDeniedError,
 )
 from keyguard.ethereum import UnsignedTransaction
@@ -375,7 +376,7 @@ def test_record_cannot_be_deleted(key: Key) -> None:
 def test_answer_is_written_over_an_intent_only(key: Key) -> None:
     sign_transactions([request(key.address)])
     ended = place_of(AuditChain.objects.get(key=key))
-    with pytest.raises(SigningDeniedError):
+    with pytest.raises(SignatureUnderWayError):
         conclude([(SigningRecord.objects.get(), Answer(b"\1" * 65, b"", ""))], {key.pk: ended})
     assert AuditChain.objects.get(key=key).seq == ended.seq
 

@@ -164,7 +164,7 @@ def test_replayed_late_or_about_something_else_it_does_nothing(
     harmless = [
         body,
         event(path, row.pk, **{when: int((time.time() - 301) * unit)}),
-        event(path, row.pk, **{when: int((time.time() + 301) * unit)}),
+        event(path, row.pk, **{when: int((time.time() + 400) * unit)}),
         event(path, uuid4()),
         event(path, "not an id"),
         event(path, row.pk, data={}),

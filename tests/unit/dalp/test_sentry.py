@@ -65,6 +65,11 @@ def test_frames_with_secrets_lose_their_variables_and_others_keep_theirs(recorde
         "keyguard.signing",
         "dalp.webhooks.posting",
         "dalp.custody_hints",
+        "dalp.console.confirming",
+        "dalp.console.second_factor",
+        "dalp.second_factor",
+        "django.forms.fields",
+        "django_otp.plugins.otp_totp.models",
         "fireblocks.rest",
         "httpx._client",
     )

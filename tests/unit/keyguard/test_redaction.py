@@ -36,6 +36,8 @@ PEM = "-----BEGIN EC PRIVATE KEY-----\nMHQCAQEEIA==\n-----END EC PRIVATE KEY----
         {"DFNS_WEBHOOK_SECRET": "opaque-token-1"},
         {"DFNS_AUTH_TOKEN": "opaque-token-1"},
         {"FIREBLOCKS_SECRET_KEY": "opaque-token-1"},
+        {"POST": {"password": "opaque-token-1", "one_time_code": ["opaque-token-1"]}},
+        {"first_code": "opaque-token-1", "backup_codes": ["opaque-token-1"]},
         "Bearer opaque-token-1",
     ],
 )
