@@ -1,6 +1,9 @@
 """Production does not start without its own secrets."""
 
 import base64
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -75,6 +78,24 @@ def test_process_that_signs_nothing_needs_no_kek(production: Any) -> None:
     production.KEYGUARD_KEK = ""
     production.KEYGUARD_KEK_PROVIDER = "vault"
     checks.stop_if_unsafe()
+
+
+def test_process_that_signs_nothing_forgets_what_opens_keys() -> None:
+    code = (
+        "from django.conf import settings as s;"
+        "print([s.KEYGUARD_KEK, s.KEYGUARD_KEK_FALLBACKS, s.KEYGUARD_HSM_PIN, s.KEYGUARD_VAULT_SECRET_ID])"
+    )
+    given = {"KEYGUARD_KEK": "k" * 44, "KEYGUARD_KEK_FALLBACKS": "a,b", "KEYGUARD_HSM_PIN": "1234"}
+    given |= {"KEYGUARD_VAULT_SECRET_ID": "secret", "DJANGO_SETTINGS_MODULE": "dalp.settings"}
+
+    def shown(**more: str) -> str:
+        env = {**os.environ, **given, **more}
+        return subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    assert shown(KEYGUARD_SIGNS="false") == "['', [], '', '']"
+    assert "1234" in shown()
 
 
 def test_key_of_the_audit_trail_is_32_bytes_in_hex(production: Any) -> None:
