@@ -92,8 +92,8 @@ class Runner:
         program = self.random.choice(self.programs[-50:])
         run = Run.objects.get(workflow=f"chaos.{program.workflow}", idempotency_key=program.path, scope="")
         if self.random.random() < 0.5:
+            self.paused.append(run.pk)  # before: the pause may be committed and its answer lost
             _quietly(pause_run, run.pk)
-            self.paused.append(run.pk)
         elif program.workflow != "once":
             self.stopped.add(program.path)
             _quietly(cancel_run, run.pk)

@@ -138,6 +138,14 @@ def test_histories_of_objects_are_linearizable_while_their_holders_die_and_freez
     for thread in threads:
         thread.start()
     supervisor.until(lambda: not any(thread.is_alive() for thread in threads), 100)
+    number = CLIENTS
+    while (
+        not supervisor.killed and number < 10 * CLIENTS
+    ):  # the others were quicker than the one that is to die
+        late = threading.Thread(target=client, args=(recording, number))
+        late.start()
+        supervisor.until(lambda late=late: not late.is_alive(), 60)  # type: ignore[misc]
+        number += 1
     supervisor.until(lambda: not supervisor.frozen and not unfinished(), 30)
 
     assert recording.violations() == []
