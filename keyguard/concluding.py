@@ -30,7 +30,7 @@ log = structlog.get_logger("keyguard")
 
 ABANDONED = "KEYGUARD_ABANDONED"
 LIMIT = 500
-TAKE_OVER_SECONDS = 2.0
+TAKE_OVER_SECONDS = 5.0
 
 
 def conclude(signed: Sequence[tuple[SigningRecord, Answer]], places: Mapping[UUID, Place]) -> None:

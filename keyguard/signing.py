@@ -62,7 +62,7 @@ from keyguard.states import KeyState, RecordState
 log = structlog.get_logger("keyguard")
 
 # For how long somebody else's answer to the same request is waited for.
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 8.0
 POLL_SECONDS = 0.02
 
 
@@ -173,7 +173,12 @@ def _answers(jobs: Sequence[Job], ready: Mapping[Key, Sign]) -> dict[str, Answer
     while left := [job for job in jobs if job.idempotency_key not in answers]:
         batch = intend(left)
         answers |= batch.answers
-        answers |= _signed_here([one for one in batch.ours if not in_custody(one)], batch, ready)
+        try:
+            answers |= _signed_here([one for one in batch.ours if not in_custody(one)], batch, ready)
+        except SignatureUnderWayError:  # somebody has taken it over: this process was slow
+            if time.monotonic() > until:
+                raise
+            continue
         asked = [one for one in batch.ours if in_custody(one)]
         answers |= _signed_elsewhere(asked, batch, custody_signatures.ask)
         known = [one for one in batch.others if in_custody(one)]
