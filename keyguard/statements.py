@@ -27,11 +27,16 @@ def insert_missing(records: Sequence[SigningRecord]) -> set[UUID]:
         SigningRecord.objects.bulk_create(records, ignore_conflicts=True)
         ids = [record.pk for record in records]
         return set(SigningRecord.objects.filter(pk__in=ids).values_list("pk", flat=True))
-    arrays = [
+    columns = [
         [_plain(field, field.pre_save(record, True)) for record in records]
         for field in _inserted(SigningRecord)
     ]
-    return {found for (found,) in _run(_insert_sql(), arrays).fetchall()}
+    # Half of them are the same in all rows of a batch, and travel once.
+    varies = tuple(len(records) == 1 or any(one != values[0] for one in values) for values in columns)
+    values = [column if differs else column[0] for column, differs in zip(columns, varies, strict=True)]
+    arrays = [value for value, differs in zip(values, varies, strict=True) if differs]
+    same = [value for value, differs in zip(values, varies, strict=True) if not differs]
+    return {found for (found,) in _run(_insert_sql(varies), [*same, *arrays]).fetchall()}
 
 
 def write_answers(columns: Sequence[str], rows: Mapping[UUID, Sequence[Any]], at: datetime) -> int:
@@ -95,11 +100,14 @@ def _append_sql() -> str:
 
 
 @cache
-def _insert_sql() -> str:
-    names = ", ".join(f'"{field.column}"' for field in _inserted(SigningRecord))
-    arrays = ", ".join(_array(field) for field in _inserted(SigningRecord))
+def _insert_sql(varies: tuple[bool, ...]) -> str:
+    fields = list(zip(_inserted(SigningRecord), varies, strict=True))
+    fields.sort(key=lambda pair: pair[1])
+    names = ", ".join(f'"{field.column}"' for field, _ in fields)
+    same = "".join(f"{_array(field)[:-2]}, " for field, differs in fields if not differs)
+    arrays = ", ".join(_array(field) for field, differs in fields if differs)
     return (
-        f'INSERT INTO "{SigningRecord._meta.db_table}" ({names}) SELECT * FROM unnest({arrays})'  # noqa: S608 - our own names
+        f'INSERT INTO "{SigningRecord._meta.db_table}" ({names}) SELECT {same}each.* FROM unnest({arrays}) AS each'  # noqa: S608 - our own names
         " ON CONFLICT DO NOTHING RETURNING id"
     )
 
