@@ -1,6 +1,6 @@
 """A token in SoftHSM2 and a Vault, for the tests that want one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +73,19 @@ def vault_environment(server: FakeVault) -> dict[str, str]:
         "KEYGUARD_VAULT_ROLE_ID": VAULT_ROLE,
         "KEYGUARD_VAULT_SECRET_ID": VAULT_SECRET,
     }
+
+
+@pytest.fixture
+def die(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Have the process die at a crash point from now on; at none, when its name is empty."""
+    from keyguard import crashpoints
+    from tests.integration.keyguard.trail import Died
+
+    def at(point: str) -> None:
+        def reached(name: str) -> None:
+            if name == point:
+                raise Died
+
+        monkeypatch.setattr(crashpoints, "_reached", [reached] if point else [])
+
+    return at
