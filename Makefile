@@ -11,7 +11,7 @@ LOCAL  := DEBUG=true DATABASE_URL=sqlite://:memory:
 BESIDE := -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format types imports migrations bench bench-peers chaos chaos-signer contract-dfns contract-fireblocks cases lock clean
+.PHONY: help setup demo test check lint format types imports migrations bench bench-peers chaos chaos-signer contract-dfns contract-fireblocks custody-signatures cases lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ contract-dfns: $(SETUP) .contracts/dfns/.installed ## Compare our client of DFNS
 contract-fireblocks: $(SETUP) .contracts/prism/.installed ## Hold client and fake to Fireblocks' OpenAPI document (SPEC=/path/to/api-spec-v2.yaml)
 	@test -f "$(SPEC)" || { echo "Say where the document is: SPEC=/path/to/api-spec-v2.yaml of github.com/fireblocks/fireblocks-openapi-spec."; exit 1; }
 	@FIREBLOCKS_SPEC=$(abspath $(SPEC)) PRISM=$(CURDIR)/.contracts/prism/node_modules/.bin/prism $(VENV)/bin/pytest tests/integration/custody/test_fireblocks_contract.py
+
+custody-signatures: $(SETUP) ## Have the fakes of the custodies sign 10,000 times each: low s, recoverable
+	@CUSTODY_SIGNATURES=10000 $(VENV)/bin/pytest tests/integration/custody/test_remote_signing.py -k high_s --timeout 900
 
 cases: $(SETUP) ## List the failure cases that have a test, and those that have none
 	@$(PY) -m tests.cases

@@ -35,8 +35,8 @@ ADDRESSES = 16
 # What is done one by one: what a second of it is worth shows with fewer.
 ALONE = 2000
 LOOPED = 300
-# A drain waits half its time for the node and the database, and the watcher of a chain has a process to itself.
-PROCESSES = 2 * CONCURRENCY
+# One for each core, and one for the watcher of the chain, which waits half its time.
+PROCESSES = CONCURRENCY + 1
 
 KEY = "benchmark"
 TARGET = "0x" + "11" * 20
@@ -64,7 +64,8 @@ def contest(stage: Stage, keys: Sequence[str]) -> Contest:
         method=(
             f"{TRANSACTIONS} transfers of 1 wei, each time on a fresh anvil with a block per second; the clock starts with a block. "
             f"Blocks have room for {BLOCK_GAS} gas, as anvil's do of itself: {BLOCK_GAS // GAS} transfers; roomy ones for {ROOMY_BLOCK_GAS}. "
-            f"DALP: submitted by one process, {BATCH} in a commit or each alone ({ALONE}), from one address or {ADDRESSES} in turn; one worker, {POOL} with "
+            f"DALP: submitted by one process, {BATCH} in a commit or each alone ({ALONE}), from one address, from {ADDRESSES} that have a commit each in "
+            f"turn, or from {ADDRESSES} mixed in each commit; one worker, {POOL} with "
             f"{PROCESSES} processes; from the first submission to the last COMPLETED with 1 confirmation. "
             f"Raw, the node's own limit: signed beforehand, in JSON-RPC batches of {BATCH}, from the first send until all are mined. "
             f"web3.py: {LOOPED} by send_transaction with its signing middleware, as its documentation has it: nonce, gas and fee asked for "
@@ -74,6 +75,10 @@ def contest(stage: Stage, keys: Sequence[str]) -> Contest:
         peers=[
             Peer(f"DALP, {BATCH} a commit", lambda: send_durably(stage, TRANSACTIONS, keys[:1])),
             Peer(f"DALP, {ADDRESSES} addresses", lambda: send_durably(stage, TRANSACTIONS, keys)),
+            Peer(
+                f"DALP, {ADDRESSES} addresses in each commit",
+                lambda: send_durably(stage, TRANSACTIONS, keys, in_turn=1),
+            ),
             Peer("DALP, 1 a commit", lambda: send_durably(stage, ALONE, keys[:1], batch=1)),
             Peer("raw batches", lambda: send_raw(stage, TRANSACTIONS)),
             Peer("web3.py loop", lambda: send_by_web3(stage, LOOPED)),
@@ -87,18 +92,30 @@ def contest(stage: Stage, keys: Sequence[str]) -> Contest:
 
 
 def send_durably(
-    stage: Stage, count: int, keys: Sequence[str], batch: int = BATCH, block_gas: int = BLOCK_GAS
+    stage: Stage,
+    count: int,
+    keys: Sequence[str],
+    batch: int = BATCH,
+    block_gas: int = BLOCK_GAS,
+    in_turn: int = BATCH,
 ) -> Sample:
+    """Send so many and wait for their end; in_turn: so many of a key, then so many of the next."""
     label = uuid.uuid4().hex
     addresses = [find_key(key).address for key in keys]
     with fresh_chain(*addresses, block_gas=block_gas) as chain:
         chain_id = register(chain, count)
         requests = [
             (
-                TransactionRequest(chain_id=chain_id, sender=key, to=TARGET, value=1, gas_limit=GAS),
+                TransactionRequest(
+                    chain_id=chain_id,
+                    sender=keys[number // in_turn % len(keys)],
+                    to=TARGET,
+                    value=1,
+                    gas_limit=GAS,
+                ),
                 str(number),
             )
-            for number, key in zip(range(count), itertools.cycle(keys), strict=False)
+            for number in range(count)
         ]
         ours = Transaction.objects.filter(scope=label)
         began = start_with_block(chain)

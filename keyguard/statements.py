@@ -9,6 +9,7 @@ tables (`signer.statements`); keyguard can be had without it, so the few lines s
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -27,10 +28,7 @@ def insert_missing(records: Sequence[SigningRecord]) -> set[UUID]:
         SigningRecord.objects.bulk_create(records, ignore_conflicts=True)
         ids = [record.pk for record in records]
         return set(SigningRecord.objects.filter(pk__in=ids).values_list("pk", flat=True))
-    columns = [
-        [_plain(field, field.pre_save(record, True)) for record in records]
-        for field in _inserted(SigningRecord)
-    ]
+    columns = [_column(field, records) for field in _inserted(SigningRecord)]
     # Half of them are the same in all rows of a batch, and travel once.
     varies = tuple(len(records) == 1 or any(one != values[0] for one in values) for values in columns)
     values = [column if differs else column[0] for column, differs in zip(columns, varies, strict=True)]
@@ -124,8 +122,14 @@ def _answer_sql(columns: tuple[str, ...]) -> str:
     )
 
 
-def _plain(field: Any, value: Any) -> Any:
-    return Jsonb(value) if isinstance(field, models.JSONField) and value is not None else value
+def _column(field: Any, records: Sequence[SigningRecord]) -> list[Any]:
+    """Return the field's value of each record as the driver takes it."""
+    if getattr(field, "auto_now_add", False):
+        return [field.pre_save(record, True) for record in records]
+    values = list(map(attrgetter(field.attname), records))
+    if isinstance(field, models.JSONField):
+        return [None if value is None else Jsonb(value) for value in values]
+    return values
 
 
 def _array(field: Any) -> str:

@@ -7,6 +7,7 @@ table was small would be kept, and read the whole table each time until the next
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import psycopg
@@ -22,8 +23,12 @@ def insert_many(rows: Sequence[models.Model], *, skip_present: bool = False) -> 
     if connection.vendor != "postgresql":
         model._default_manager.bulk_create(rows, ignore_conflicts=skip_present, batch_size=500)
         return
-    arrays = [_as_array(field, [field.pre_save(row, True) for row in rows]) for field in _inserted(model)]
-    _run(_insert_sql(model, skip_present), arrays)
+    columns = [_as_array(field, list(map(attrgetter(field.attname), rows))) for field in _inserted(model)]
+    # Most of them are the same in all rows of a batch, and travel once.
+    varies = tuple(len(rows) == 1 or any(one != column[0] for one in column) for column in columns)
+    same = [column[0] for column, differs in zip(columns, varies, strict=True) if not differs]
+    arrays = [column for column, differs in zip(columns, varies, strict=True) if differs]
+    _run(_insert_sql(model, varies, skip_present), [*same, *arrays])
 
 
 def update_each(
@@ -81,13 +86,14 @@ def _inserted(model: type[models.Model]) -> list[Any]:
     return [field for field in fields if not field.has_db_default()]
 
 
-@lru_cache(maxsize=16)
-def _insert_sql(model: type[models.Model], skip_present: bool) -> str:
-    fields = _inserted(model)
-    names = ", ".join(f'"{field.column}"' for field in fields)
-    arrays = ", ".join(_array(field) for field in fields)
+@lru_cache(maxsize=64)
+def _insert_sql(model: type[models.Model], varies: tuple[bool, ...], skip_present: bool) -> str:
+    fields = sorted(zip(_inserted(model), varies, strict=True), key=lambda pair: pair[1])
+    names = ", ".join(f'"{field.column}"' for field, _ in fields)
+    same = "".join(f"{_array(field)[:-2]}, " for field, differs in fields if not differs)
+    arrays = ", ".join(_array(field) for field, differs in fields if differs)
     conflict = " ON CONFLICT DO NOTHING" if skip_present else ""
-    return f'INSERT INTO "{model._meta.db_table}" ({names}) SELECT * FROM unnest({arrays}){conflict}'  # noqa: S608 - our own names
+    return f'INSERT INTO "{model._meta.db_table}" ({names}) SELECT {same}each.* FROM unnest({arrays}) AS each{conflict}'  # noqa: S608 - our own names
 
 
 @lru_cache(maxsize=64)

@@ -38,6 +38,17 @@ class Disposition(Enum):
     RECONCILE = "reconcile"  # outcome unknown: look before acting
 
 
+def disposition_of(error: Exception) -> Disposition | None:
+    """Return what the error says may be done, or None when it says nothing.
+
+    Other packages have errors of the same form, with a code and a disposition, and know nothing of this one.
+    """
+    said = getattr(error, "disposition", None)
+    if not isinstance(said, Enum) or not isinstance(getattr(error, "code", None), str):
+        return None
+    return next((each for each in Disposition if each.value == said.value), None)
+
+
 class WorkflowError(Exception):
     """An error of the engine, with a stable code and what it means for a retry."""
 

@@ -6,8 +6,6 @@ with its alias. Every step asks the chain what is missing and sends only that, s
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 from uuid import UUID
 
 from pydantic import Field
@@ -19,7 +17,7 @@ from dalp.assets.models import Platform
 from dalp.assets.platforms import OnChain, platform_on
 from dalp.assets.roles import Role, given, holding, roles_of, taken
 from dalp.assets.values import Address, Amount, Input, Output
-from keyguard import Disposition, KeyguardError, succession
+from keyguard import succession
 from keyguard.models import Key
 from signer import Lane, Receipt, TransactionRequest
 from workflows import Operation, PermanentError, Retry, StepFailure, TransientError, Workflow, step
@@ -80,9 +78,8 @@ class RotateKey(Workflow[RotateKeyInput, RotatedKey]):
     @step(undo=False, retry=PATIENT)  # it stays, and the next run goes on with it
     def make_successor(self, input: RotateKeyInput) -> Rotation:
         """Make the key that takes over, unless it is there."""
-        with _as_step_errors():
-            old = _key(input.key_id)
-            new = succession.make_successor(old, input.actor, input.reason, input.backend)
+        old = _key(input.key_id)
+        new = succession.make_successor(old, input.actor, input.reason, input.backend)
         alias = new.alias if succession.has_alias(old, new) else old.alias
         platforms = _platforms_of(old, alias)
         used = Lane.objects.filter(address=old.address).values_list("chain_id", flat=True)
@@ -225,9 +222,8 @@ class RotateKey(Workflow[RotateKeyInput, RotatedKey]):
     ) -> RotatedKey:
         """The old key signs nothing any more, once all that it has signed is settled."""
         require_settled(make_successor.old)
-        with _as_step_errors():
-            old, new = _pair(input, make_successor)
-            succession.retire_replaced(old, new, _actor(input, operation), input.reason)
+        old, new = _pair(input, make_successor)
+        succession.retire_replaced(old, new, _actor(input, operation), input.reason)
         facts = make_successor.model_dump(include={"alias", "old", "new", "new_key_id"})
         return RotatedKey(**facts, roles=confirm_owners)
 
@@ -312,12 +308,3 @@ def _actor(input: RotateKeyInput, operation: Operation) -> str:
 
 def _name(operation: Operation) -> str:
     return f"run {operation.run_id}"
-
-
-@contextmanager
-def _as_step_errors() -> Iterator[Any]:
-    try:
-        yield
-    except KeyguardError as error:
-        fails = error.disposition == Disposition.FAIL
-        raise (PermanentError if fails else TransientError)(error.code, error.message) from error

@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 
 from workflows.commands import Command, CommandError
-from workflows.errors import BadOutputError, BadStateError, Disposition, WorkflowError
+from workflows.errors import BadOutputError, BadStateError, Disposition, disposition_of
 from workflows.models import Wait
 from workflows.retry import UNKNOWN_ERROR_ATTEMPTS_MAX, Retry
 from workflows.states import DeadLetterReason, Join
@@ -125,8 +125,10 @@ def outcome_of_error(
     instance, leaves that open.
     """
     described = describe(error)
-    disposition = error.disposition if isinstance(error, WorkflowError) else None
-    uncertain = disposition not in (Disposition.FAIL, Disposition.RETRY) and effect != "transactional"
+    disposition = disposition_of(error)
+    # What waits for a person has done nothing; but an output that cannot be stored tells of something done.
+    is_open = disposition in (None, Disposition.RECONCILE) or isinstance(error, BadOutputError)
+    uncertain = is_open and effect != "transactional"
     if disposition is Disposition.FAIL or retry.stops_on(error):
         return Failed(described)
     if isinstance(error, BadOutputError):
@@ -151,7 +153,8 @@ def missing(text: str) -> Parked:
 
 def describe(error: Exception) -> CommandError:
     """Return an exception as a code and a text that any database can store, even if its own `str` fails."""
-    code = error.code if isinstance(error, WorkflowError) else f"UNEXPECTED_{type(error).__name__.upper()}"
+    said = getattr(error, "code", "") if disposition_of(error) else ""
+    code = said or f"UNEXPECTED_{type(error).__name__.upper()}"
     try:
         message = str(error) or type(error).__name__
     except Exception:  # noqa: BLE001 - an exception whose text fails must still be recorded

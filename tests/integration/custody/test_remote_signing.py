@@ -1,5 +1,6 @@
 """Signatures by custodies: asked for once, answered later, and believed only when the pinned key made them."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +46,8 @@ TRANSACTION = UnsignedTransaction(
     2, 1, 7, 21_000, bytes.fromhex(TO[2:]), 5, b"", max_fee_per_gas=10**9, max_priority_fee_per_gas=10**8
 )
 HALF = curve.HALF_ORDER
+# A custody is asked over HTTP, some hundred times a second: `make custody-signatures` has them sign 10,000 times.
+SIGNATURES = int(os.environ.get("CUSTODY_SIGNATURES", "10"))
 
 
 def typed_data() -> TypedDataPayload:
@@ -166,8 +169,8 @@ def test_signed_transaction_that_is_another_one_is_refused(fresh_db: str, dfns: 
 
 @pytest.mark.case("K20")
 def test_high_s_is_lowered_and_the_recovery_id_flipped(desk: Desk) -> None:
-    desk.fake.high_s = True
-    for number in range(10):
+    for number in range(SIGNATURES):
+        desk.fake.high_s = bool(number % 2)
         payload = MessagePayload(b"%d" % number)
         signature = desk.signature(payload, f"m{number}")
         assert int.from_bytes(signature[32:64]) <= HALF

@@ -5,6 +5,9 @@ import math
 import pytest
 from pydantic import TypeAdapter
 
+from keyguard import BackendError, KeyguardError
+from keyguard.errors import ApprovalPendingError, CustodyUnreachableError, PolicyDeniedError
+from signer.errors import RpcUnavailableError, SignerError, UnknownChainError
 from workflows import PermanentError, Retry, StepDefinition, TransientError
 from workflows.engine.outcomes import Failed, Parked, TryLater, describe, outcome_of_error, to_json
 from workflows.errors import BadOutputError
@@ -31,6 +34,36 @@ def test_transient_errors_are_retried_by_the_policy_and_then_parked() -> None:
 def test_unforeseen_errors_get_few_attempts() -> None:
     assert isinstance(outcome_of_error(ValueError("?"), "idempotent", Retry(attempts=50), 2), TryLater)
     assert isinstance(outcome_of_error(ValueError("?"), "idempotent", Retry(attempts=50), 3), Parked)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "uncertain"),
+    [
+        (PolicyDeniedError("no rule allows it"), Failed, None),
+        (BackendError("the token is away"), TryLater, False),
+        (ApprovalPendingError("two people"), TryLater, False),
+        (CustodyUnreachableError("no answer"), TryLater, True),
+        (UnknownChainError("chain 5"), Failed, None),
+        (RpcUnavailableError("no endpoint"), TryLater, False),
+    ],
+)
+def test_what_other_packages_say_of_their_errors_counts(
+    error: KeyguardError | SignerError, outcome: type, uncertain: bool | None
+) -> None:
+    """Four attempts: more than anything unforeseen gets."""
+    found = outcome_of_error(error, "idempotent", Retry(attempts=5, jitter=0), 4)
+    assert type(found) is outcome
+    assert (found.error.code, found.error.message) == (error.code, error.message)
+    assert getattr(found, "uncertain", None) is uncertain
+
+
+def test_disposition_of_another_kind_says_nothing() -> None:
+    class Foreign(Exception):  # noqa: N818
+        code = "FOREIGN"
+        disposition = "inline"
+
+    assert describe(Foreign("?")).code == "UNEXPECTED_FOREIGN"
+    assert isinstance(outcome_of_error(Foreign("?"), "idempotent", Retry(attempts=50), 3), Parked)
 
 
 @pytest.mark.case("E20")
