@@ -21,7 +21,7 @@ from keyguard.errors import AuditFailedError, KeyguardError, KeyguardSealedError
 from keyguard.models import Sealing
 from keyguard.operations import Operation
 from keyguard.policies.models import Question
-from keyguard.states import SealVerb
+from keyguard.states import QuestionKind, QuestionState, SealVerb
 
 log = structlog.get_logger("keyguard")
 
@@ -80,20 +80,28 @@ def unseal(sealing: Sealing, actor: str, reason: str) -> Question | None:
         raise SealingInvalidError("say why: whoever reads it later will want to know")
     if sealing.lifted_at is not None:
         raise SealingInvalidError("it is lifted already")
-    what = sealing.backend or "all backends"
-    asked = operations.ask(
-        Operation(
-            SealVerb.LIFT,
-            f"seal on {what}",
-            str(sealing.pk),
-            reason,
-            {"sealing": sealing.pk, "sealed_because": f"{sealing.code} {sealing.reason}".strip()},
-        ),
-        actor,
-    )
+    asked = operations.ask(_lifting(sealing, reason), actor)
     if asked is None:
         _lift(sealing.pk, actor, reason)
     return asked
+
+
+def question_of(sealing: Sealing) -> Question | None:
+    """Return the question whether to lift it that people have not answered yet."""
+    subject = _lifting(sealing, "").subject
+    return Question.objects.filter(
+        kind=QuestionKind.KEY, subject=subject, shown__sealing=sealing.pk, state=QuestionState.OPEN
+    ).first()
+
+
+def _lifting(sealing: Sealing, reason: str) -> Operation:
+    return Operation(
+        SealVerb.LIFT,
+        f"seal on {sealing.backend or 'all backends'}",
+        str(sealing.pk),
+        reason,
+        {"sealing": sealing.pk, "sealed_because": f"{sealing.code} {sealing.reason}".strip()},
+    )
 
 
 def carry_out_approved(question: Question, actor: str) -> None:

@@ -5,7 +5,9 @@ from typing import Any
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
+from django.db.models import OuterRef, QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
 from unfold.admin import ModelAdmin, TabularInline
@@ -17,6 +19,7 @@ from dalp.console.confirming import ConfirmForm, RefusedError
 from keyguard import KeyguardError, lifecycle
 from keyguard.models import Key, KeyAct, KeyMaterial
 from keyguard.policies.models import Question
+from keyguard.sealing import sealing_of
 from keyguard.states import KEY_TRANSITIONS, KekVerb, KeyState, KeyVerb, QuestionKind, QuestionState, SealVerb
 from workflows.admin.acting import Acting, ReasonForm, row_at
 from workflows.cells import STATE_COLOURS, ReadOnly, badge, link
@@ -132,7 +135,7 @@ class KeyAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         """Return the state, and why."""
         left = key.state == KeyState.DESTROYED and key.material_gone_at is None
         words = f"not finished: run manage.py destroy_key {key.alias}" if left else key.state_reason
-        return format_html("{} {}", badge(key.state), words)
+        return format_html("{} {} {}", badge(key.state), words, _shown_seal(key))
 
     @display(description="Succession")
     def shown_succession(self, key: Key) -> str:
@@ -155,6 +158,11 @@ class KeyAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         if question is None:
             return "nothing"
         return link("admin:keyguard_question_change", question.pk, asked_of(question))
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Key]:
+        """Return the keys, with whether they are sealed."""
+        rows: QuerySet[Key] = super().get_queryset(request)
+        return rows.annotate(is_sealed=sealing_of(OuterRef("backend")))
 
     def has_suspend_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         return self._may(request, object_id, KeyState.SUSPENDED)
@@ -258,6 +266,16 @@ class KeyAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         danger = verb in (KeyVerb.RETIRE, KeyVerb.COMPROMISED, KeyVerb.DESTROY)
         title = str(verb.label)[0].upper() + str(verb.label)[1:]
         return self.ask(request, object_id, title, TEXTS[verb], act, form, danger=danger)
+
+
+def _shown_seal(key: Any) -> str:
+    """Return the way to the seals when one of them keeps the key from signing."""
+    if not key.is_sealed or key.state != KeyState.ACTIVE:
+        return ""
+    seals = reverse("admin:keyguard_sealing_changelist")
+    return format_html(
+        '{} <a class="text-primary-600 underline" href="{}">signs nothing now</a>', badge("SEALED"), seals
+    )
 
 
 def _say_asked(request: HttpRequest) -> None:

@@ -52,7 +52,7 @@ def alarms() -> list[dict[str, str]]:
     found = []
     for seal in open_sealings():
         link = reverse("admin:keyguard_sealing_change", args=[seal.pk])
-        found.append({"text": f"nothing is signed: {seal}", "link": link})
+        found.append({"text": f"{seal}: they sign nothing", "link": link})
     letters = DeadLetter.objects.filter(state=DeadLetterState.OPEN).count()
     if letters:
         link = listed("admin:workflows_deadletter_changelist", state__exact="OPEN")

@@ -16,7 +16,7 @@ from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminSelectWidget
 
 from dalp.console.confirming import RefusedError
-from dalp.console.keys import ActForm
+from dalp.console.keys import ActForm, asked_of
 from keyguard import KeyguardError, sealing
 from keyguard.audit.models import AuditEntry, AuditHead
 from keyguard.errors import SealingInvalidError
@@ -45,9 +45,11 @@ EVENTS = {
     "kek_drill": "KEK's backup made or tried",
     "delegate_allowed": "delegate allowed",
     "delegate_taken_off": "delegate taken off the list",
+    "membership_changed": "group of approvers changed",
     "sealed": "sealed",
     "unsealed": "seal lifted",
 }
+WIDE = "min-width: 18rem; white-space: normal; overflow-wrap: anywhere"
 # Digests and ids are for verify_audit.
 HIDDEN = {"digest", "id", "row", "records"}
 
@@ -91,10 +93,8 @@ class AuditEntryAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
 
     @display(description="In words")
     def shown_words(self, entry: AuditEntry) -> str:
-        style = "min-width: 18rem; white-space: normal; overflow-wrap: anywhere"
-        return format_html(
-            '<div class="text-xs" style="{}">{}</div>', style, words_of(json.loads(entry.body))
-        )
+        words = words_of(json.loads(entry.body))
+        return format_html('<div class="text-xs" style="{}">{}</div>', WIDE, words)
 
     @display(description="Body")
     def shown_body(self, entry: AuditEntry) -> str:
@@ -120,7 +120,7 @@ class AuditEntryAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
 class AuditHeadAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     """How far the chains had come, once a minute: to be noted where nobody here can write."""
 
-    list_display = ("number", "shown_at", "shown_chains", "hash", "shown_signer")
+    list_display = ("number", "shown_at", "shown_chains", "shown_hash", "shown_signer")
     show_full_result_count = False
     fields = ("number", "shown_at", "hash", "shown_signer", "shown_note", "shown_heads")
     readonly_fields = fields
@@ -128,6 +128,10 @@ class AuditHeadAdmin(ReadOnly, ModelAdmin):  # type: ignore[misc]
     @display(description="At, UTC", ordering="number")
     def shown_at(self, head: AuditHead) -> str:
         return f"{head.at:%Y-%m-%d %H:%M:%S}"
+
+    @display(description="Hash")
+    def shown_hash(self, head: AuditHead) -> str:
+        return format_html('<div class="font-mono text-xs" style="{}">{}</div>', WIDE, head.hash)
 
     @display(description="Chains that moved")
     def shown_chains(self, head: AuditHead) -> int:
@@ -183,6 +187,7 @@ class SealingAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         "shown_who",
         "reason",
         "code",
+        "shown_question",
         "lifted_at",
         "lifted_by",
         "lifted_reason",
@@ -207,6 +212,14 @@ class SealingAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
     @display(description="By")
     def shown_who(self, row: Sealing) -> str:
         return row.actor or "keyguard itself"
+
+    @display(description="Waits for approval")
+    def shown_question(self, row: Sealing) -> str:
+        """Return whether people are asked to lift it."""
+        question = sealing.question_of(row)
+        if question is None:
+            return "nothing"
+        return link("admin:keyguard_question_change", question.pk, asked_of(question))
 
     def has_seal_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         return bool(request.user.has_perm("keyguard.change_key"))
@@ -258,7 +271,7 @@ class SealingAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
                 )
 
         row = self.row(request, object_id)
-        facts = [("Sealed because", f"{row.code} {row.reason}".strip()), ("By", self.shown_who(row))]
+        facts = [("Sealed because", f"{row.code} {row.reason}".strip())]
         text = "These keys sign again from that moment on. Lift it only when it is known why it was set, and over."
         form = ActForm(request.POST or None, person=request.user)
         return self.ask(request, object_id, "Lift the seal", text, act, form, facts=facts)

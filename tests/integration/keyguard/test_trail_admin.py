@@ -68,9 +68,12 @@ def test_seal_is_set_and_lifted_with_a_reason_and_the_password(key: Key, ann: An
     assert "all keys" in text_of(ann.post(where, given, follow=True))
     with pytest.raises(KeyguardSealedError):
         sign_message(key.address, b"hello", "message")
+    assert "signs nothing now" in text_of(ann.get(listed("key")))
     assert "such a seal already" in text_of(ann.post(where, given))
     row = Sealing.objects.get()
-    assert "nothing is signed: all keys are sealed by ann" in text_of(root().get(reverse("admin:index")))
+    assert "all keys are sealed by ann (a drill): they sign nothing" in text_of(
+        root().get(reverse("admin:index"))
+    )
     lift = reverse("admin:keyguard_sealing_lift", args=[row.pk])
     assert "a drill" in text_of(ann.get(lift))
     ann.post(lift, {"reason": "it is over", "password": PASSWORD})
@@ -97,6 +100,8 @@ def test_lifting_takes_others_where_a_group_is_named(key: Key, ann: Any, setting
     assert "members of officers are asked" in page
     question = Question.objects.get()
     assert "lift the seal" in text_of(ann.get(listed("question")))
+    shown = text_of(ann.get(reverse("admin:keyguard_sealing_change", args=[row.pk])))
+    assert "lift the seal on all backends, which was set because: a drill" in shown
     bob = browser(someone("bob", "officers", may=MAY))
     approve = reverse("admin:keyguard_question_approve", args=[question.pk])
     assert "a drill" in text_of(bob.get(approve))
