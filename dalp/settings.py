@@ -328,6 +328,9 @@ DFNS_NETWORKS: list[str] = env.list("DFNS_NETWORKS", default=[])
 DFNS_ALLOW_RAW: list[str] = env.list("DFNS_ALLOW_RAW", default=[])
 DFNS_REQUESTS_PER_SECOND = env.float("DFNS_REQUESTS_PER_SECOND", default=5.0)
 DFNS_WEBHOOK_SECRET = env.str("DFNS_WEBHOOK_SECRET", default="")
+if not KEYGUARD_SIGNS:  # what only tells whether a webhook is the custody's stays
+    FIREBLOCKS_API_KEY = FIREBLOCKS_SECRET_KEY = ""
+    DFNS_AUTH_TOKEN = DFNS_CREDENTIAL_ID = DFNS_CREDENTIAL_KEY = ""
 # Whether webhooks may go to this machine and its neighbours, and without TLS. On one's own machine they have to.
 WEBHOOK_ALLOW_PRIVATE = env.bool("WEBHOOK_ALLOW_PRIVATE", default=DEBUG)
 IDENTITY_PROVIDER_URL = env.str("IDENTITY_PROVIDER_URL", default="")

@@ -11,7 +11,7 @@ class KeyguardConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the custodies that are configured; nobody is asked, no SDK is loaded."""
+        """Register the custodies; nobody is asked, no SDK is loaded."""
         from keyguard import delegates, lifecycle, sealing  # noqa: F401 - know what follows when people have approved
         from keyguard.backends import custodies
         from keyguard.policies import guarding, memberships  # noqa: F401 - as lifecycle, of groups that approve

@@ -67,6 +67,5 @@ def register_custodian(backend: str, make: Callable[[], Custodian]) -> None:
 def custodian_of(backend: str) -> Custodian:
     """Return the custodian of this backend, or raise BackendUnknownError."""
     if backend not in CUSTODIANS:
-        names = ", ".join(sorted(CUSTODIANS)) or "none is configured"
-        raise BackendUnknownError(f"custody {backend[:20]!r}: not one of: {names}")
+        raise BackendUnknownError(f"custody {backend[:20]!r}: not one of: {', '.join(sorted(CUSTODIANS))}")
     return CUSTODIANS[backend]()

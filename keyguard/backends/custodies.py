@@ -1,7 +1,8 @@
-"""Which custodies are configured, and their clients: made at the first question, one for each process.
+"""The custodies there are, and their clients: made at the first question, one for each process.
 
-Upholds: nothing of a custody is loaded before it is asked something, and nothing at all when it is not configured. A
-client made before a fork is not used after it: its connections are the parent's.
+Upholds: nothing of a custody is loaded before it is asked something. Every process knows which keys are a custody's;
+asking one takes its secrets, which web processes have not, and raises CustodyMisconfiguredError without. A client made
+before a fork is not used after it: its connections are the parent's.
 """
 
 import os
@@ -68,12 +69,6 @@ def _dfns() -> Made:
 
 
 _MAKERS: Mapping[str, Callable[[], Made]] = {"fireblocks": _fireblocks, "dfns": _dfns}
-CONFIGURED: Mapping[str, Callable[[], bool]] = {
-    "fireblocks": fireblocks.is_configured,
-    "dfns": dfns.is_configured,
-}
-
-
 _CAN_CANCEL = {"fireblocks": True, "dfns": False}
 
 
@@ -102,12 +97,11 @@ def forget() -> None:
 
 
 def register() -> None:
-    """Register the custodies that are configured. Django calls this once, when it starts."""
-    for name, is_configured in CONFIGURED.items():
-        if is_configured():
-            custodian = LazyCustodian(name, can_cancel=_CAN_CANCEL[name])
-            register_custodian(name, lambda custodian=custodian: custodian)  # type: ignore[misc]
-            register_remote_signer(name, lambda name=name: _of(name)[1])  # type: ignore[misc]
+    """Register the custodies. Django calls this once, when it starts."""
+    for name, can_cancel in _CAN_CANCEL.items():
+        custodian = LazyCustodian(name, can_cancel=can_cancel)
+        register_custodian(name, lambda custodian=custodian: custodian)  # type: ignore[misc]
+        register_remote_signer(name, lambda name=name: _of(name)[1])  # type: ignore[misc]
 
 
 def check_custodies(app_configs: Sequence[Any] | None = None, **_: Any) -> list[CheckMessage]:

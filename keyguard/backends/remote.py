@@ -110,7 +110,7 @@ def register_remote_signer(backend: str, make: Callable[[], RemoteSigner]) -> No
 def remote_signer_of(backend: str) -> RemoteSigner:
     """Return the signer of this backend, or raise BackendUnknownError."""
     if backend not in REMOTE_SIGNERS:
-        names = ", ".join(sorted(REMOTE_SIGNERS)) or "none is configured"
+        names = ", ".join(sorted(REMOTE_SIGNERS))
         raise BackendUnknownError(f"remote signer {backend[:20]!r}: not one of: {names}")
     return REMOTE_SIGNERS[backend]()
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -26,24 +25,22 @@ class Credentials:
         self.ed25519 = ed25519.Ed25519PrivateKey.generate()
         self.ed25519_public = self.ed25519.public_key()
 
-    def configure_fireblocks(
-        self, settings: Any, fake: FakeFireblocks, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def configure_fireblocks(self, settings: Any, fake: FakeFireblocks) -> None:
         settings.FIREBLOCKS_API_KEY = fake.api_key
         settings.FIREBLOCKS_SECRET_KEY = pem(self.rsa)
         settings.FIREBLOCKS_BASE_URL = fake.url
         settings.FIREBLOCKS_ASSETS = ["31337=ETH_TEST5", "1=ETH", "137=MATIC_POLYGON"]
         settings.FIREBLOCKS_REQUESTS_PER_SECOND = 1000.0
-        _register(monkeypatch)
+        close_clients()
 
-    def configure_dfns(self, settings: Any, fake: FakeDfns, monkeypatch: pytest.MonkeyPatch) -> None:
+    def configure_dfns(self, settings: Any, fake: FakeDfns) -> None:
         settings.DFNS_AUTH_TOKEN = fake.token
         settings.DFNS_CREDENTIAL_ID = fake.credential_id
         settings.DFNS_CREDENTIAL_KEY = pem(self.ed25519)
         settings.DFNS_BASE_URL = fake.url
         settings.DFNS_NETWORKS = ["31337=EthereumSepolia", "1=Ethereum"]
         settings.DFNS_REQUESTS_PER_SECOND = 1000.0
-        _register(monkeypatch)
+        close_clients()
 
 
 def close_clients() -> None:
@@ -51,17 +48,3 @@ def close_clients() -> None:
     from keyguard.backends import custodies
 
     custodies.forget()
-
-
-def _register(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register what is configured, for this test."""
-    from keyguard import custodians  # fixtures are imported before Django is set up
-    from keyguard.backends import custodies, remote
-
-    for name, is_configured in custodies.CONFIGURED.items():
-        if is_configured():
-            # Taken away again after the test.
-            monkeypatch.setitem(custodians.CUSTODIANS, name, None)
-            monkeypatch.setitem(remote.REMOTE_SIGNERS, name, None)
-    custodies.forget()
-    custodies.register()

@@ -15,7 +15,7 @@ class Command(BaseCommand):
     help = "Reads a key's public key and address from its custody, pins both, and prints the address."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        names = ", ".join(sorted(CUSTODIANS)) or "none is configured"
+        names = ", ".join(sorted(CUSTODIANS))
         parser.add_argument(
             "--alias", required=True, help="the name by which workflows and people call the key"
         )

@@ -19,20 +19,18 @@ def credentials() -> Credentials:
 
 
 @pytest.fixture
-def fireblocks(
-    credentials: Credentials, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[FakeFireblocks]:
+def fireblocks(credentials: Credentials, settings: Any) -> Iterator[FakeFireblocks]:
     fake = FakeFireblocks("api-key-1", credentials.rsa_public)
-    credentials.configure_fireblocks(settings, fake, monkeypatch)
+    credentials.configure_fireblocks(settings, fake)
     yield fake
     close_clients()
     fake.stop()
 
 
 @pytest.fixture
-def dfns(credentials: Credentials, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDfns]:
+def dfns(credentials: Credentials, settings: Any) -> Iterator[FakeDfns]:
     fake = FakeDfns("token-1", "cr-1", credentials.ed25519_public)
-    credentials.configure_dfns(settings, fake, monkeypatch)
+    credentials.configure_dfns(settings, fake)
     yield fake
     close_clients()
     fake.stop()

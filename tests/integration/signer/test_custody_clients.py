@@ -44,22 +44,18 @@ def credentials() -> Credentials:
 
 
 @pytest.fixture
-def fireblocks(
-    stage: Stage, credentials: Credentials, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Custody]:
+def fireblocks(stage: Stage, credentials: Credentials, settings: Any) -> Iterator[Custody]:
     fake = FakeFireblocks("api-key-1", credentials.rsa_public, stage.rpc)
-    credentials.configure_fireblocks(settings, fake, monkeypatch)
+    credentials.configure_fireblocks(settings, fake)
     yield Custody("fireblocks", fake, stage)
     close_clients()
     fake.stop()
 
 
 @pytest.fixture
-def dfns(
-    stage: Stage, credentials: Credentials, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Custody]:
+def dfns(stage: Stage, credentials: Credentials, settings: Any) -> Iterator[Custody]:
     fake = FakeDfns("token-1", "cr-1", credentials.ed25519_public, stage.rpc)
-    credentials.configure_dfns(settings, fake, monkeypatch)
+    credentials.configure_dfns(settings, fake)
     yield Custody("dfns", fake, stage)
     close_clients()
     fake.stop()
