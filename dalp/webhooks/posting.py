@@ -116,6 +116,8 @@ def _words(error: Exception, *, timed_out: bool) -> str:
         return f"its certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"no TLS connection: {error.reason or type(error).__name__}"
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return "it closed the connection without an answer"
     if isinstance(error, http.client.HTTPException):
         return f"it did not answer in HTTP: {type(error).__name__}"
     return f"it cannot be reached: {type(error).__name__}"
