@@ -20,6 +20,7 @@ from django.db import connection, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from keyguard import sealing
 from keyguard.audit import chaining
 from keyguard.audit.chaining import note
 from keyguard.audit.rows import note_row
@@ -33,6 +34,7 @@ from keyguard.errors import (
     FloorError,
     IdempotencyConflictError,
     KeyguardError,
+    KeyguardSealedError,
     KeyNotFoundError,
 )
 from keyguard.floor import checked_address, checked_idempotency_key, decode_call
@@ -115,7 +117,7 @@ def _planned(request: HandOverRequest) -> tuple[HandOver, Call]:
     )
     found = HandOver.objects.filter(external_id=request.external_id).first()
     if found is None:
-        _require_active(key)
+        _require_may_ask(key)
         # durable: an intent that the caller's rollback takes back would not be there when the custody is asked.
         with _asking_people(request, key, call), transaction.atomic(durable=True):
             chaining.locked([key.pk])  # before the purses, as a signature does
@@ -161,8 +163,12 @@ def _key(address: str) -> Key:
     return key
 
 
-def _require_active(key: Key) -> None:
+def _require_may_ask(key: Key) -> None:
+    """Raise KeyNotActiveError or KeyguardSealedError when the custody may not be asked for anything new now."""
     require_may_sign([key])
+    sealing.require_unsealed([key.backend])
+    if sealing.is_sealed(key.backend):
+        raise KeyguardSealedError
 
 
 def _record_refusal(request: HandOverRequest, key: Key, error: KeyguardError) -> None:
@@ -189,11 +195,11 @@ def hand_over(request: HandOverRequest, *, timeout_seconds: float) -> Report:
         return _report_of(row)
     custodian = custodian_of(row.key.backend)
     if row.state == HandOverState.INTENT:
-        _require_active(row.key)
+        _require_may_ask(row.key)
     is_first = _is_first(row)
     report = Report(CustodyState.UNKNOWN) if is_first else _found(row, custodian, timeout_seconds)
     if report.state == CustodyState.UNKNOWN:
-        _require_active(row.key)
+        _require_may_ask(row.key)
         if not is_first and not _asks_again(row):
             raise CustodyUnreachableError("somebody asks the custody at this moment, or has just done so")
         log.info("handing_over", key=row.key.address, external_id=row.external_id)

@@ -41,6 +41,7 @@ class Batch:
 
 def intend(jobs: Sequence[Job]) -> Batch:
     """Commit the intent to sign what of these was not asked for before. Raises RefusedError; nothing is stored then."""
+    sealing.require_unsealed({job.key.backend for job in jobs})
     # durable: refuses to run inside the caller's transaction, whose rollback would forget what was signed.
     with transaction.atomic(durable=True):
         places, policy_id = _locked(jobs)
@@ -55,7 +56,6 @@ def intend(jobs: Sequence[Job]) -> Batch:
 def _locked(jobs: Sequence[Job]) -> tuple[dict[UUID, Place], UUID | None]:
     """Lock the chains of the keys; return where they end, and which policy is in force."""
     keys = {job.key.pk: job.key for job in jobs}
-    sealing.require_unsealed(key.backend for key in keys.values())
     chains = chaining.locked(
         keys,
         now=Now(),

@@ -22,6 +22,7 @@ from keyguard.handing_over import ON_ITS_WAY
 from keyguard.models import SigningRecord
 from keyguard.records import Answer
 from keyguard.refusing import stop
+from keyguard.sealing import write_wanted
 from keyguard.signing import checked_digest
 from keyguard.states import RecordKind, RecordState
 
@@ -32,7 +33,7 @@ LIMIT = 50
 
 def keep() -> None:
     """Do all of it."""
-    for part in (end_abandoned, look_up_signatures, make_head):
+    for part in (write_wanted, end_abandoned, look_up_signatures, make_head):
         _try(part)
 
 

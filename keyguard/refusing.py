@@ -10,7 +10,6 @@ from keyguard.audit import chaining
 from keyguard.audit.chaining import place_of
 from keyguard.audit.codes import digest_of
 from keyguard.errors import (
-    AuditFailedError,
     KeyguardError,
     MaterialTamperedError,
     SignatureInvalidError,
@@ -63,8 +62,3 @@ def stop(key: Key, error: KeyguardError) -> None:
     suspend_key(key.pk, error.code)
     if isinstance(error, SignatureInvalidError):
         sealing.seal_itself(error, key.backend)
-
-
-def stop_all(error: AuditFailedError) -> None:
-    """Seal keyguard, whose trail cannot be written."""
-    sealing.seal_itself(error)

@@ -6,12 +6,13 @@ cannot be written, the process that wanted to seal signs nothing more; one that 
 What custodies were asked for before is looked up as ever.
 """
 
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 
 import structlog
 from django.db import Error as DatabaseError
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
@@ -26,6 +27,8 @@ from keyguard.states import QuestionKind, QuestionState, SealVerb
 log = structlog.get_logger("keyguard")
 
 
+# Longer nobody waits for a seal to be written; this process signs nothing all the same.
+SEALING_SECONDS = 5
 # Seals that the database has not taken yet, by backend.
 _wanted: dict[str, str] = {}
 
@@ -45,7 +48,7 @@ def seal(reason: str, *, backend: str = "", code: str = "", actor: str = "") -> 
 
 def seal_itself(error: KeyguardError, backend: str = "") -> None:
     """Seal because of an error, at once in this process, and in the others as soon as the database takes it."""
-    _wanted[backend] = error.code
+    want(error, backend)
     try:
         seal(error.message, backend=backend, code=error.code)
     except (DatabaseError, KeyguardError) as failure:
@@ -54,19 +57,57 @@ def seal_itself(error: KeyguardError, backend: str = "") -> None:
         _wanted.pop(backend, None)
 
 
+def want(error: KeyguardError, backend: str = "") -> None:
+    """Have this process sign nothing any more until the seal is written: by `seal_itself`, or whoever comes next."""
+    _wanted[backend] = error.code
+
+
+def _seal_beside(error: AuditFailedError) -> None:
+    """Seal over a connection of its own: the transaction at hand, whose entry was refused, is about to be undone."""
+    want(error)
+    if connection.vendor != "postgresql":
+        return  # one writer at a time: whoever comes next writes it
+
+    def write() -> None:
+        try:
+            seal_itself(error)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=write, name="keyguard-seal", daemon=True)
+    thread.start()
+    thread.join(SEALING_SECONDS)
+
+
+chaining.on_failure(_seal_beside)
+
+
+def write_wanted() -> None:
+    """Write the seals that the database has not taken yet, as far as it takes them now. Within no transaction."""
+    for backend, code in list(_wanted.items()):
+        with suppress(DatabaseError, KeyguardError):
+            seal("keyguard sealed itself", backend=backend, code=code)
+            _wanted.pop(backend, None)
+
+
 def require_unsealed(backends: Iterable[str]) -> None:
-    """Raise KeyguardSealedError where this process wanted to seal and could not yet; tries it again."""
-    for backend in ("", *backends):
-        if backend in _wanted:
-            with suppress(DatabaseError, KeyguardError):
-                seal("keyguard sealed itself", backend=backend, code=_wanted[backend])
-                _wanted.pop(backend, None)
-            raise KeyguardSealedError
+    """Raise KeyguardSealedError where this process wanted to seal and could not yet; tries it again.
+
+    Within no transaction: the refusal would take the seal back.
+    """
+    if _wanted.keys() & {"", *backends}:
+        write_wanted()
+        raise KeyguardSealedError
 
 
 def sealing_of(backend: "OuterRef | str") -> "Exists":
     """Return the condition that keys of this backend sign nothing now."""
     return Exists(open_sealings().filter(Q(backend="") | Q(backend=backend)))
+
+
+def is_sealed(backend: str) -> bool:
+    """Return whether keys of this backend sign nothing now."""
+    return open_sealings().filter(Q(backend="") | Q(backend=backend)).exists()
 
 
 def open_sealings() -> QuerySet[Sealing]:

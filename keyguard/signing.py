@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 from django.db import Error as DatabaseError
 
-from keyguard import curve, custody_signatures, ethereum, refusing
+from keyguard import curve, custody_signatures, ethereum, refusing, sealing
 from keyguard.authorizations import SignedAuthorization
 from keyguard.backends import backend_of
 from keyguard.backends.kinds import Sign
@@ -160,8 +160,8 @@ def _sign(requests: Sequence[Request]) -> list[Answer]:
     except RefusedError as refusal:
         refusing.record(refusal)
         raise refusal.error from None
-    except AuditFailedError as error:
-        refusing.stop_all(error)
+    except AuditFailedError:
+        sealing.write_wanted()
         raise
     log.info("signed", count=len(requests), keys=sorted({request.address for request in requests}))
     return [answers[request.idempotency_key] for request in requests]

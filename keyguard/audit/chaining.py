@@ -4,7 +4,7 @@ Upholds: an entry is committed with what it speaks of, or neither is; a chain ha
 A chain that cannot be appended to although the database works seals keyguard: what is not in the trail is not done.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,14 @@ log = structlog.get_logger("keyguard")
 # Classes of SQLSTATE that say nothing of the trail: the connection, a deadlock, a server that stops, lack of resources
 # that all statements would lack.
 _PASSING = ("08", "40", "57")
+
+
+_listeners: list[Callable[[AuditFailedError], None]] = []
+
+
+def on_failure(listener: Callable[[AuditFailedError], None]) -> None:
+    """Have `listener` called when the trail cannot be written, in the transaction that this undoes."""
+    _listeners.append(listener)
 
 
 @dataclass(slots=True)
@@ -114,4 +122,7 @@ def failing_closed() -> Iterator[None]:
         if is_away:
             raise
         log.error("audit_failed", exception=type(error).__name__, sqlstate=state)  # noqa: TRY400 - its text may hold anything
-        raise AuditFailedError from None
+        failure = AuditFailedError()
+        for listener in _listeners:
+            listener(failure)
+        raise failure from None

@@ -95,7 +95,8 @@ def _live(subject: str, content_hash: str) -> Question | None:
 def _holds(question: Question, needs: Sequence[Need]) -> bool:
     """Return whether the answer is what is asked for now: in time, by people who may say so, and as many as it takes."""
     if question.state == QuestionState.USED:
-        return _covers(question.needs, needs)
+        # What a command does is done once; a transaction is the same with another fee.
+        return question.kind != QuestionKind.COMMAND and _covers(question.needs, needs)
     in_time = Question.objects.filter(pk=question.pk, expires_at__gt=Now()).exists()
     wanted = [asdict(need) for need in needs]
     return question.state == QuestionState.GRANTED and in_time and _suffice(question, wanted)

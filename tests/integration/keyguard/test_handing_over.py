@@ -7,7 +7,7 @@ from django.db import DatabaseError, transaction
 from eth_account import Account
 
 import keyguard
-from keyguard import CustodyState, HandOverRequest, Report, custodians
+from keyguard import CustodyState, HandOverRequest, Report, custodians, sealing
 from keyguard.custodians import Ticket
 from keyguard.errors import (
     BackendUnknownError,
@@ -15,10 +15,11 @@ from keyguard.errors import (
     CustodyUnreachableError,
     FieldUnknownError,
     IdempotencyConflictError,
+    KeyguardSealedError,
     KeyNotActiveError,
     SenderMismatchError,
 )
-from keyguard.models import HandOver, Key
+from keyguard.models import HandOver, Key, Sealing
 from tests.integration.keyguard.requests import TO
 from tests.threads import at_once
 
@@ -103,6 +104,30 @@ def test_one_external_id_is_one_request_however_often_and_however_many_ask(vault
     with transaction.atomic(), pytest.raises(RuntimeError):
         hand_over(request(vault, "third"))
     assert "third" not in vault.asked
+
+
+@pytest.mark.case("K11")
+@pytest.mark.parametrize("backend", ["", "vault"])
+def test_under_a_seal_no_custody_is_asked_for_anything_new(vault: Vault, backend: str) -> None:
+    vault.answer = ConnectionError("away")
+    with pytest.raises(CustodyUnreachableError):
+        hand_over(request(vault, "before"))
+    keyguard.plan_hand_overs([request(vault, "intended")])
+    vault.answer = None
+    sealing.seal("a drill", backend=backend, actor="ann")
+    assert type(keyguard.plan_hand_overs([request(vault)])["first"]) is KeyguardSealedError
+    for external_id in ("first", "intended"):
+        with pytest.raises(KeyguardSealedError):
+            hand_over(request(vault, external_id))
+    assert vault.asked == ["before"]
+    assert hand_over(request(vault, "before")).state == CustodyState.WORKING, "what it has is looked up"
+    vault.known.clear()
+    HandOver.objects.filter(external_id="before").update(state="ASKED", asked_at="2020-01-01T00:00Z")
+    with pytest.raises(KeyguardSealedError):
+        hand_over(request(vault, "before"))
+    assert vault.asked == ["before"]
+    sealing.unseal(Sealing.objects.get(), "ann", "it is over")
+    assert hand_over(request(vault, "intended")).state == CustodyState.WORKING
 
 
 def test_floor_suspension_and_what_a_custody_forgot_keep_it_from_being_asked(vault: Vault) -> None:

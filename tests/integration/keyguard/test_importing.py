@@ -166,6 +166,17 @@ def test_import_waits_for_the_yes_of_another_person_to_this_address(db: None, se
         importing.import_plain(bytearray(SECRET), "plain", "", "database", "ann")
 
 
+@pytest.mark.case("K44")
+def test_yes_to_a_command_is_for_one_time(db: None, settings: Any) -> None:
+    settings.KEYGUARD_OPERATIONS_GROUP = "officers"
+    question = importing.approval("old", ADDRESS, "database", "command:ann")
+    assert question
+    publishing.vote(question, person("bob", "officers"), True, question.content_hash)
+    assert importing.approval("old", ADDRESS, "database", "command:ann") is None
+    again = importing.approval("old", ADDRESS, "database", "command:ann")
+    assert again not in (None, question), "whatever became of the import, it is asked about anew"
+
+
 def test_key_in_the_clear_is_refused_where_the_settings_want_it_wrapped(db: None, settings: Any) -> None:
     settings.KEYGUARD_IMPORT = "wrapped"
     secret = bytearray(SECRET)

@@ -1,23 +1,29 @@
 """A signature in two commits: what cannot be in the trail is not done, and what dies in between does no harm."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from io import StringIO
 from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import connection
+from django.db import OperationalError, connection, transaction
 
-from keyguard import create_key, keep, sign_transactions
+from keyguard import bind_key, create_key, custodians, hand_over, keep, sign_transactions
 from keyguard.errors import (
     AuditFailedError,
     KeyguardSealedError,
     SignatureUnderWayError,
 )
-from keyguard.models import Sealing, SigningRecord
+from keyguard.lifecycle import act
+from keyguard.models import HandOver, Sealing, SigningRecord
 from keyguard.policies.models import Spending
+from keyguard.sealing import seal
+from keyguard.states import KeyVerb
 from tests.integration.keyguard.policies import ALLOW_ALL, limit, put_in_force
 from tests.integration.keyguard.requests import request
+from tests.integration.keyguard.test_handing_over import Vault
+from tests.integration.keyguard.test_handing_over import request as call_of
 from tests.integration.keyguard.trail import Died, entries, faults
 
 # --- What cannot be in it is not done ---------------------------------------------------------------------
@@ -61,6 +67,62 @@ def test_no_signature_leaves_that_the_trail_does_not_take_and_keyguard_seals_its
     call_command("unseal", "--reason", "the disk has room again", stdout=StringIO())
     assert sign_transactions([request(other.address, "other")])
     assert faults() == []
+
+
+@pytest.mark.case("K48")
+@pytest.mark.parametrize("event", ["key_act", "call_intended", "call_reported", "sealed", "asked"])
+def test_nothing_else_is_done_either_that_the_trail_does_not_take(
+    fresh_db: str, event: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a connection of its own: what people do is in transactions that are undone with it."""
+    vault = Vault()
+    monkeypatch.setitem(custodians.CUSTODIANS, "vault", lambda: vault)
+    bind_key("far", "vault", "vault-1")
+    key = create_key("treasury")
+    settings.KEYGUARD_OPERATIONS_GROUP = "officers" if event == "asked" else ""
+    do: dict[str, Callable[[], Any]] = {
+        "key_act": lambda: act(key, KeyVerb.RETIRE, "ann", "it is old"),
+        "call_intended": lambda: hand_over(call_of(vault), timeout_seconds=1),
+        "call_reported": lambda: hand_over(call_of(vault), timeout_seconds=1),
+        "sealed": lambda: seal("a drill", backend="database", actor="ann"),
+        "asked": lambda: act(key, KeyVerb.DESTROY, "ann", "it is old"),
+    }
+    if event == "asked":
+        act(key, KeyVerb.RETIRE, "ann", "it is old")
+    refuse_entries(event, "53100")
+    around = nullcontext() if "call" in event else transaction.atomic()
+    with pytest.raises(AuditFailedError), around:
+        do[event]()
+    assert [(row.backend, row.code) for row in Sealing.objects.all()] == [("", "KEYGUARD_AUDIT_FAILED")]
+    assert not HandOver.objects.exclude(state="ASKED").exists()
+    take_entries_again()
+    with pytest.raises(KeyguardSealedError):
+        sign_transactions([request(create_key("other").address)])
+
+
+def test_seal_that_cannot_be_written_at_first_is_written_by_whoever_comes_next(
+    fresh_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = create_key("treasury")
+    refuse_entries("intended", "53100")
+    real = Sealing.objects.create
+    monkeypatch.setattr(Sealing.objects, "create", full)
+    with pytest.raises(AuditFailedError):
+        sign_transactions([request(key.address)])
+    take_entries_again()
+    for _ in range(2):
+        with pytest.raises(KeyguardSealedError):
+            sign_transactions([request(key.address)])
+    assert not Sealing.objects.exists()
+    monkeypatch.setattr(Sealing.objects, "create", real)
+    keep()
+    assert Sealing.objects.get().code == "KEYGUARD_AUDIT_FAILED"
+    with pytest.raises(KeyguardSealedError):
+        sign_transactions([request(key.address)])
+
+
+def full(**_: Any) -> Any:
+    raise OperationalError("no space left on device")
 
 
 @pytest.mark.parametrize("state", ["57P01", "08006", "40P01"])
