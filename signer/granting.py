@@ -53,6 +53,8 @@ from workflows import FencedError, crashpoint, guard
 
 log = structlog.get_logger()
 
+# A lane that was looked at since then has not been restored from a backup meanwhile.
+TRUSTED_SECONDS = 60
 # How many waiting transactions are looked at and signed in one go.
 BATCH_SIZE = 400
 
@@ -172,14 +174,12 @@ def write_down(work: Work, candidates: Sequence[Transaction], admission: Admissi
 
 
 def _ask_and_decide(work: Work, candidates: Sequence[Transaction], sky: Sky) -> Admission:
-    asked, is_first = (
-        questions(candidates, work.lane.address, work.chain.l1_fee_oracle),
-        work.lane.next_nonce is None,
-    )
-    more = [*asked.calls, count_with_pool(work.lane.address)] if is_first else asked.calls
+    asked = questions(candidates, work.lane.address, work.chain.l1_fee_oracle)
+    asks_pool = _may_be_behind(work)
+    more = [*asked.calls, count_with_pool(work.lane.address)] if asks_pool else asked.calls
     try:
         market, given = read_market(work.rpc, work.chain, work.lane.address, more)
-        pooled = quantity(given.pop()) if is_first else 0
+        pooled = quantity(given.pop()) if asks_pool else 0
     except (RpcError, ChainMismatchError) as error:
         log.warning("lane_waits", lane=str(work.lane.pk), code=error.code, text=error.message)
         return Admission(waiting=[row.pk for row in candidates], why=SubState.NODE_UNAVAILABLE)
@@ -198,10 +198,17 @@ def _ask_and_decide(work: Work, candidates: Sequence[Transaction], sky: Sky) -> 
     return admission
 
 
+def _may_be_behind(work: Work) -> bool:
+    """Return whether the node may hold what this database does not know: at first, and after a backup was restored."""
+    looked_at = work.lane.looked_at
+    idle = timedelta(seconds=TRUSTED_SECONDS)
+    return work.lane.next_nonce is None or looked_at is None or work.held.now() - looked_at > idle
+
+
 def _check_nonces(work: Work, market: Market, pooled_nonces: int) -> None:
     """Learn the first nonce, or notice that somebody else uses this address; then give out no more of them.
 
-    pooled_nonces: asked for with the first only.
+    pooled_nonces: 0 unless it was asked for. Where others may use the address it says nothing.
     """
     lane, expected = work.lane, work.lane.next_nonce
     if expected is None:
@@ -223,6 +230,12 @@ def _check_nonces(work: Work, market: Market, pooled_nonces: int) -> None:
             _block(
                 work, f"{what}: another program signs with this key, or this database is older than the chain"
             )
+    elif pooled_nonces > expected and work.chain.foreign_nonces != ForeignNonces.ADOPT:
+        _block(
+            work,
+            f"the node's pool holds nonce {pooled_nonces - 1}, the next to be given here was {expected}: another program "
+            "signs with this key, or this database is older than what was sent",
+        )
 
 
 def _block(work: Work, reason: str) -> None:

@@ -1,9 +1,12 @@
 """A node that loses requests, loses answers and tells untruths: nothing is executed twice, nothing is given up."""
 
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.db.models import F
 
 from signer import sweeping
 from signer.models import Attempt, Chain, Lane, Transaction
@@ -220,6 +223,46 @@ def test_chain_ahead_of_the_database_stops_the_lane(manual: Stage) -> None:
     manual.drain()
     assert state(row) == (TransactionState.QUEUED, "LANE_BLOCKED")
     assert "nonce 1" in manual.lane.state_reason
+
+
+class Backup:
+    """What the signer and keyguard had in the database, to be put back as a restored server would have it."""
+
+    def __init__(self) -> None:
+        with connection.cursor() as cursor:
+            names = connection.introspection.table_names(cursor)
+            self.tables = [name for name in names if name.startswith(("signer_", "keyguard_"))]
+            for name in self.tables:
+                cursor.execute(f"CREATE TEMPORARY TABLE was_{name} AS SELECT * FROM {name}")
+
+    def restore(self, *, minutes: int) -> None:
+        """Put it back; restoring takes so long."""
+        with connection.cursor() as cursor:
+            cursor.execute("SET session_replication_role = replica")  # no triggers, no foreign keys
+            for name in self.tables:
+                cursor.execute(f"DELETE FROM {name}; INSERT INTO {name} SELECT * FROM was_{name}")
+            cursor.execute("SET session_replication_role = DEFAULT")
+        Lane.objects.update(looked_at=F("looked_at") - timedelta(minutes=minutes))
+
+
+@pytest.mark.case("S80")
+def test_database_restored_from_before_what_the_pool_holds_sends_nothing_twice(manual: Stage) -> None:
+    manual.submit()
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    first = manual.submit()
+    backup = Backup()
+    manual.drain()
+    assert list(manual.pool()) == ["1"]
+    backup.restore(minutes=2)
+    urgent = manual.submit(priority=9)
+    manual.drain()
+    assert [state(row) for row in (first, urgent)] == [(TransactionState.QUEUED, "LANE_BLOCKED")] * 2
+    assert "pool holds nonce 1" in manual.lane.state_reason
+    manual.mine()
+    assert int(manual.rpc("eth_getTransactionCount", manual.key.address, "latest"), 16) == 2
+    assert int(manual.rpc("eth_getBalance", "0x" + "11" * 20, "latest"), 16) == 2, "none of them twice"
 
 
 def test_address_that_others_are_sending_from_is_not_used(manual: Stage) -> None:
