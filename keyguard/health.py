@@ -12,15 +12,20 @@ from enum import StrEnum
 
 from django.db import connections
 
-from keyguard.backends import BACKENDS, backend_of
-from keyguard.errors import KeyguardError
+from keyguard.backends import BACKENDS, backend_of, custodies
+from keyguard.custodians import CUSTODIANS
+from keyguard.errors import CustodyUnreachableError, KeyguardError
 from keyguard.kek import open_kek, prove
 from keyguard.kek_providers import provider_of
 from keyguard.models import Kek, Key
-from keyguard.states import KekState
+from keyguard.states import KekState, KeyState
 
 ANSWER_SECONDS = 15.0
 KEK_PREFIX = "kek "
+CUSTODY_AWAY = (
+    "Other keys sign, and what waits for it goes on by itself. Look at the custody's own status page, and at the way there: "
+    "firewall, proxy, address in the settings."
+)
 
 
 class HealthState(StrEnum):
@@ -47,8 +52,13 @@ def check(backend: str, seconds: float = ANSWER_SECONDS) -> Health:
 
 
 def check_all(seconds: float = ANSWER_SECONDS) -> list[Health]:
-    """Say how each backend stands that a key lives in, and each KEK that a key may need. All are asked at once."""
+    """Say how each backend stands that a key lives in, and each KEK that a key may need. All are asked at once.
+
+    A custody is asked by processes that have its secrets: what others could say of it is nothing.
+    """
     in_use = set(Key.objects.values_list("backend", flat=True)) & set(BACKENDS)
+    kept = Key.objects.filter(backend__in=custodies.askable()).exclude(state=KeyState.DESTROYED)
+    in_use |= set(kept.values_list("backend", flat=True))
     probes = {backend: _probe_of(backend) for backend in sorted(in_use)}
     needed = (KekState.ACTIVE, KekState.DECRYPT_ONLY, KekState.RETIRED)
     for kek in Kek.objects.filter(state__in=needed).order_by("created_at"):
@@ -58,10 +68,25 @@ def check_all(seconds: float = ANSWER_SECONDS) -> list[Health]:
 
 def _probe_of(backend: str) -> Callable[[], tuple[HealthState, str]]:
     # Here, not in the probe's thread: that has a connection of its own.
+    if backend in CUSTODIANS:
+        return _custody_probe(backend)
     references: Sequence[str] = list(
         Key.objects.filter(backend=backend).values_list("backend_ref", flat=True)
     )
     return lambda: (HealthState.OK, backend_of(backend).probe(references))
+
+
+def _custody_probe(backend: str) -> Callable[[], tuple[HealthState, str]]:
+    keys = Key.objects.filter(backend=backend).exclude(state=KeyState.DESTROYED)
+    # One key for all: each is a request, and custodies count them. One that signs, where there is one.
+    key = (
+        keys.filter(state=KeyState.ACTIVE).order_by("created_at").first()
+        or keys.order_by("created_at").first()
+    )
+    if key is None:
+        return lambda: (HealthState.OK, "keeps no key of ours, and is not asked")
+    reference, address = key.backend_ref, key.address
+    return lambda: (HealthState.OK, custodies.probe(backend, reference, address))
 
 
 def _kek_probe(kek: Kek) -> Callable[[], tuple[HealthState, str]]:
@@ -107,7 +132,8 @@ def _answer(name: str, future: "Future[tuple[HealthState, str]]", until: float, 
     except TimeoutError:
         return Health(name, HealthState.DOWN, f"no answer in {seconds:g} s", "Look whether it hangs.")
     except KeyguardError as error:
-        return Health(name, HealthState.DOWN, f"{error.code}: {error}", error.remedy)
+        remedy = CUSTODY_AWAY if type(error) is CustodyUnreachableError else error.remedy
+        return Health(name, HealthState.DOWN, f"{error.code}: {error}", remedy)
     except Exception as error:  # noqa: BLE001 - its text may hold anything
         return Health(name, HealthState.DOWN, type(error).__name__, "The log names it. Report it.")
     return Health(name, state, words, "" if state == HealthState.OK else "Run manage.py rotate_kek soon.")

@@ -292,6 +292,7 @@ class HandOver(models.Model):
     created_at = models.DateTimeField(auto_now_add=True, db_index=True)
     asked_at = models.DateTimeField(null=True)
     answered_at = models.DateTimeField(null=True)  # when the custody last said something new
+    facts = models.JSONField(null=True)  # what a policy knows of it; empty: the floor refused it
 
     class Meta:
         ordering = ["-created_at"]

@@ -4,13 +4,11 @@ from typing import Any
 
 from django.template.loader import render_to_string
 
-from keyguard.models import SigningRecord
-from keyguard.policies import describing, publishing
+from keyguard.policies import describing, rehearsing
 from keyguard.policies.deciding import active_policy
 from keyguard.policies.facts import shown
-from keyguard.policies.models import Policy
-from keyguard.policies.publishing import Difference
-from keyguard.states import RecordState
+from keyguard.policies.models import Policy, Question
+from keyguard.policies.rehearsing import Difference
 from workflows.cells import link
 
 SHOWN = 200
@@ -18,17 +16,17 @@ SHOWN = 200
 
 def rehearsal_table(policy: Policy) -> str:
     """Return the differences, as a page shows them."""
-    active, found = active_policy(), publishing.rehearse(policy)
+    active, rehearsal = active_policy(), rehearsing.rehearse(policy)
+    found = rehearsal.differences
     known = describing.known_functions(policy.body)
     known |= describing.known_functions(active.body) if active else {}
-    asked = SigningRecord.objects.exclude(state=RecordState.INTENT).order_by("-created_at")
-    rows = [_row(one, describing.request(shown(one.facts), known)) for one in found[:SHOWN]]
+    rows = [_row(one, describing.request(shown(one.request.facts), known)) for one in found[:SHOWN]]
     changed = [(one.before.allowed, one.after.allowed) for one in found]
     context = {
         "active": active,
         "rows": rows,
         "more": len(found) - len(rows),
-        "looked_at": asked[: publishing.REHEARSED].count(),
+        "looked_at": rehearsal.looked_at,
         "total": len(found),
         "stricter": changed.count((True, False)),
         "looser": changed.count((False, True)),
@@ -38,9 +36,11 @@ def rehearsal_table(policy: Policy) -> str:
 
 
 def _row(one: Difference, words: str) -> dict[str, Any]:
+    row = one.request.row
     return {
-        "at": one.record.created_at,
-        "link": link("admin:keyguard_signingrecord_change", one.record.pk, words),
+        "at": one.request.at,
+        "link": link(f"admin:keyguard_{row._meta.model_name}_change", row.pk, words),
+        "waits": isinstance(row, Question),
         "before": describing.verdict(one.before),
         "after": describing.verdict(one.after),
         "was_denied": not one.before.allowed,

@@ -8,7 +8,7 @@ before a fork is not used after it: its connections are the parent's.
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from django.core import checks
 from django.core.checks import CheckMessage, Error
@@ -20,7 +20,15 @@ from keyguard.backends.remote import RemoteSigner, register_remote_signer
 from keyguard.calls import Call
 from keyguard.custodians import Custodian, Report, Ticket, register_custodian
 
-Made = tuple[Custodian, RemoteSigner, Callable[[], None]]  # the last one closes its connections
+
+class ProbedCustodian(Custodian, Protocol):
+    """A custodian that can say how its custody stands."""
+
+    def probe(self, reference: str, address: str) -> str:
+        """Say so in words, after one read of a key that is ours, or raise a KeyguardError."""
+
+
+Made = tuple[ProbedCustodian, RemoteSigner, Callable[[], None]]  # the last one closes its connections
 
 _made: dict[str, tuple[int, Made]] = {}
 _lock = threading.Lock()
@@ -69,12 +77,23 @@ def _dfns() -> Made:
 
 
 _MAKERS: Mapping[str, Callable[[], Made]] = {"fireblocks": _fireblocks, "dfns": _dfns}
+_CAN_ASK: Mapping[str, Callable[[], bool]] = {"fireblocks": fireblocks.can_ask, "dfns": dfns.can_ask}
 _CAN_CANCEL = {"fireblocks": True, "dfns": False}
 
 
 def client_of(name: str) -> Custodian:
     """Return the custody's own custodian in this process, with everything loaded."""
     return _of(name)[0]
+
+
+def askable() -> set[str]:
+    """Return the custodies that this process has the secrets of. Nothing of them is loaded by that."""
+    return {name for name, can_ask in _CAN_ASK.items() if can_ask()}
+
+
+def probe(name: str, reference: str, address: str) -> str:
+    """Say in words how a custody stands, or raise a KeyguardError. reference, address: of a key that it should have."""
+    return _of(name)[0].probe(reference, address)
 
 
 def _of(name: str) -> Made:

@@ -1,4 +1,4 @@
-"""Versions of the policy: drafts, rehearsals on what was really asked, and putting one in force.
+"""Versions of the policy: drafts, and putting one in force.
 
 Upholds: a version's text never changes; where the settings name a group, its members put a version in force and nobody
 else; whoever wrote it is not one of them.
@@ -6,8 +6,7 @@ else; whoever wrote it is not one of them.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -17,32 +16,17 @@ from django.db import transaction
 from django.db.models import Max
 from django.db.models.functions import Now
 
-from keyguard import ethereum
 from keyguard.audit import chaining
 from keyguard.audit.rows import note_row
 from keyguard.errors import PolicyInvalidError, VoteInvalidError
-from keyguard.models import SigningRecord
 from keyguard.policies import asking, guarding
-from keyguard.policies.deciding import active_policy, rules_of
-from keyguard.policies.facts import Facts, facts_from, facts_of_content
-from keyguard.policies.judging import Need, Verdict, judge
+from keyguard.policies.deciding import active_policy
+from keyguard.policies.judging import Need
 from keyguard.policies.models import Policy, Question
 from keyguard.policies.rules import parse
-from keyguard.states import PolicyState, QuestionKind, QuestionState, RecordKind, RecordState
+from keyguard.states import PolicyState, QuestionKind, QuestionState
 
 log = structlog.get_logger("keyguard")
-
-REHEARSED = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A request of the past of which a draft would think otherwise."""
-
-    record: SigningRecord
-    facts: Facts
-    before: Verdict
-    after: Verdict
 
 
 def draft(body: Mapping[str, Any], author: str, note: str = "") -> Policy:
@@ -71,30 +55,6 @@ def hash_of(body: Mapping[str, Any]) -> str:
     """Return what tells this text from any other, however it was written down."""
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return f"0x{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def rehearse(policy: Policy, last: int = REHEARSED) -> list[Difference]:
-    """Return which of the last requests would be decided otherwise than by the policy in force. Limits are not counted."""
-    active = active_policy()
-    before, after = rules_of(active.pk) if active else (), parse(policy.body)
-    found = []
-    for record, facts in _asked(last):
-        was, would_be = judge(before, facts), judge(after, facts)
-        if (was.allowed, was.needs) != (would_be.allowed, would_be.needs):
-            found.append(Difference(record, facts, was, would_be))
-    return found
-
-
-def _asked(last: int) -> Iterator[tuple[SigningRecord, Facts]]:
-    records = SigningRecord.objects.select_related("key").exclude(state=RecordState.INTENT)
-    # In small parts: signed bytes may carry blobs, a megabyte each.
-    for record in records.order_by("-created_at")[:last].iterator(chunk_size=50):
-        if record.facts is not None:
-            yield record, facts_from(record.facts)
-        elif record.kind == RecordKind.TRANSACTION and record.state == RecordState.SIGNED:
-            content, _ = ethereum.decode_signed(bytes(record.raw))
-            key = record.key
-            yield record, facts_of_content(content, key.alias, key.address, record.caller, record.created_at)
 
 
 def propose(policy: Policy, actor: str) -> Question | None:

@@ -7,6 +7,7 @@ API sends another transaction.
 
 import re
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from keyguard import curve
@@ -21,6 +22,7 @@ from keyguard.errors import CustodyMisconfiguredError, CustodyUnreachableError
 from keyguard.states import CustodyState
 
 BINDING_SECONDS = 15.0
+PROBING_SECONDS = 5.0
 
 _PUBLIC_KEY = re.compile(r"(?:0x)?((?:02|03)[0-9a-fA-F]{64}|04[0-9a-fA-F]{128})", re.ASCII)
 
@@ -41,21 +43,22 @@ class DfnsCustodian:
         """Return the key's public key, when it is that of the addresses which DFNS shows for its wallets."""
         deadline = deadline_of(BINDING_SECONDS)
         found = self._client.key(reference, deadline)
-        match = _PUBLIC_KEY.fullmatch(str(found.get("publicKey")))
-        if found.get("curve") != "secp256k1" or found.get("scheme") != "ECDSA" or match is None:
-            raise CustodyUnreachableError(f"DFNS shows no ECDSA key on secp256k1 under {reference}")
-        if found.get("status") != "Active":
-            raise CustodyMisconfiguredError(f"DFNS' key {reference} is not active")
-        try:
-            public = curve.uncompressed(bytes.fromhex(match[1]))
-        except ValueError:
-            raise CustodyUnreachableError(f"DFNS shows no point of secp256k1 under {reference}") from None
+        public = _public_key(found, reference)
         addresses = [self._address(found, chain_id, deadline) for chain_id in self._networks]
         if any(address not in ("", curve.address_of(public)) for address in addresses):
             raise CustodyUnreachableError(
                 f"DFNS shows a public key for {reference} that is not its address's"
             )
         return public
+
+    def probe(self, reference: str, address: str) -> str:
+        """Say how DFNS stands: that it takes our token, and shows the key as active and with this address."""
+        found = self._client.key(reference, deadline_of(PROBING_SECONDS))
+        if curve.address_of(_public_key(found, reference)) != address:
+            raise CustodyMisconfiguredError(
+                f"DFNS_AUTH_TOKEN is of an account where {reference} is another key"
+            )
+        return f"DFNS answers and shows {reference} as it was bound"
 
     def submit(self, ticket: Ticket, call: Call, *, timeout_seconds: float) -> Report:
         """Ask for the call to be executed once, by the key of the ticket."""
@@ -108,6 +111,19 @@ class DfnsCustodian:
         """Return the address of the key's wallet on this chain, nothing where it has none."""
         wallet = _wallet_on(key, self._networks[chain_id])
         return str(self._client.wallet(wallet, deadline).get("address") or "") if wallet else ""
+
+
+def _public_key(found: Mapping[str, Any], reference: str) -> bytes:
+    """Return the public key in what DFNS says of a key that may sign."""
+    match = _PUBLIC_KEY.fullmatch(str(found.get("publicKey")))
+    if found.get("curve") != "secp256k1" or found.get("scheme") != "ECDSA" or match is None:
+        raise CustodyUnreachableError(f"DFNS shows no ECDSA key on secp256k1 under {reference}")
+    if found.get("status") != "Active":
+        raise CustodyMisconfiguredError(f"DFNS' key {reference} is not active")
+    try:
+        return curve.uncompressed(bytes.fromhex(match[1]))
+    except ValueError:
+        raise CustodyUnreachableError(f"DFNS shows no point of secp256k1 under {reference}") from None
 
 
 def _wallet_on(key: dict[str, Any], network: str) -> str:

@@ -30,6 +30,11 @@ def is_configured() -> bool:
     return any(text(name) for name in MARKS)
 
 
+def can_ask() -> bool:
+    """Tell whether this process has all that asking Fireblocks takes. Web processes have the first one alone."""
+    return all(text(name) for name in MARKS)
+
+
 def problems() -> list[Problem]:
     """Return what is wrong, setting by setting; nothing when nothing is configured."""
     if not is_configured():

@@ -20,6 +20,7 @@ from keyguard.errors import CustodyMisconfiguredError, CustodyUnreachableError
 from keyguard.states import CustodyState
 
 BINDING_SECONDS = 15.0
+PROBING_SECONDS = 5.0
 MOST_REPLACEMENTS = 10
 MARGIN_MS = 3_600_000
 WEI_DIGITS, GWEI_DIGITS = 18, 9
@@ -55,6 +56,18 @@ class FireblocksCustodian:
                 f"Fireblocks shows a public key for {reference} that is not its address's"
             )
         return public
+
+    def probe(self, reference: str, address: str) -> str:
+        """Say how Fireblocks stands: that it takes our credentials, and shows this address for the account's asset.
+
+        The cheapest read that every role may do. Its token is signed, so it tells of the clock, too.
+        """
+        vault, asset = split(reference)
+        if self._shown_address(vault, asset, deadline_of(PROBING_SECONDS)) != address:
+            raise CustodyMisconfiguredError(
+                f"FIREBLOCKS_API_KEY leads to a workspace that has another address for {reference}"
+            )
+        return f"Fireblocks answers and shows {reference} as it was bound"
 
     def submit(self, ticket: Ticket, call: Call, *, timeout_seconds: float) -> Report:
         """Ask for the call to be executed once, by the key of the ticket."""
@@ -146,13 +159,16 @@ class FireblocksCustodian:
         with self._lock:
             known = self._addresses.get((vault, asset))
         if known is None:
-            listed = _ok(self._client.addresses(vault, asset, deadline)).json().get("addresses")
-            if not isinstance(listed, list) or len(listed) != 1 or not isinstance(listed[0], dict):
-                raise CustodyUnreachableError(f"Fireblocks shows no single address for {vault}/{asset}")
-            known = curve.checksummed(_address(listed[0].get("address")))
+            known = self._shown_address(vault, asset, deadline)
             with self._lock:
                 self._addresses[vault, asset] = known
         return known
+
+    def _shown_address(self, vault: str, asset: str, deadline: float) -> str:
+        listed = _ok(self._client.addresses(vault, asset, deadline)).json().get("addresses")
+        if not isinstance(listed, list) or len(listed) != 1 or not isinstance(listed[0], dict):
+            raise CustodyUnreachableError(f"Fireblocks shows no single address for {vault}/{asset}")
+        return curve.checksummed(_address(listed[0].get("address")))
 
 
 def split(reference: str) -> tuple[str, str]:

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from dalp.console.confirming import WRONG
-from keyguard import KeyguardError, create_key, sign_transactions
+from keyguard import ApprovalPendingError, KeyguardError, create_key, sign_transactions
 from keyguard.models import Key, SigningRecord
 from keyguard.policies import publishing
 from keyguard.policies.models import Policy, Question
 from tests.integration.keyguard.people import PASSWORD, at, browser, someone, text_of
-from tests.integration.keyguard.policies import ALLOW_ALL, ALLOW_PAYMENTS, limit, put_in_force
-from tests.integration.keyguard.test_policy_path import wanted
+from tests.integration.keyguard.policies import ALLOW_ALL, ALLOW_PAYMENTS, ask, limit, put_in_force
+from tests.integration.keyguard.test_policy_path import handed_over, wanted
 
 # whitenoise, before `collectstatic` has run
 pytestmark = pytest.mark.filterwarnings("ignore:No directory at:UserWarning")
@@ -84,7 +84,7 @@ def test_policy_in_force_is_no_new_version(db: None) -> None:
 def test_rehearsal_shows_what_would_be_decided_otherwise_and_stores_nothing(key: Key) -> None:
     client = browser(someone("ann", may="view_policy add_policy"))
     given = {"body": body(ALLOW_PAYMENTS), "note": "", "_rehearse": "1"}
-    assert "Nothing was asked to be signed yet" in text_of(client.post(ADD, given))
+    assert "Nothing was asked for yet" in text_of(client.post(ADD, given))
     sign_transactions([wanted(key), wanted(key, 1, "call", data="0xdeadbeef")])
     page = text_of(client.post(ADD, given))
     assert (
@@ -97,6 +97,20 @@ def test_rehearsal_shows_what_would_be_decided_otherwise_and_stores_nothing(key:
     everything = {**given, "body": body(*ALLOW_ALL)}
     assert "None of the last 2 requests would be decided otherwise" in text_of(client.post(ADD, everything))
     assert Policy.objects.count() == 1
+
+
+def test_rehearsal_names_what_was_handed_over_and_what_waits(key: Key) -> None:
+    handed = handed_over(key, "paid", 50)
+    put_in_force(*ALLOW_ALL, ask(approvals=1))
+    with pytest.raises(ApprovalPendingError):
+        sign_transactions([wanted(key)])
+    draft = publishing.draft({"rules": []}, "ann")
+    answer = browser(someone("ann", may="view_policy")).get(at(draft, "rehearse"))
+    page = text_of(answer)
+    assert "2 of the last 2 requests would be decided otherwise" in page
+    assert page.count(", waits for approval") == 1
+    for place in (f"handover/{handed.pk}", f"question/{Question.objects.get().pk}"):
+        assert f"/admin/keyguard/{place}/change/" in answer.content.decode()
 
 
 def test_draft_is_rehearsed_and_compared_with_the_policy_in_force(key: Key) -> None:

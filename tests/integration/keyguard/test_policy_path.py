@@ -7,6 +7,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import DatabaseError, transaction
 from django.db.models import F
+from django.utils import timezone
 from eth_account import Account
 
 from keyguard import (
@@ -19,9 +20,11 @@ from keyguard import (
     sign_message,
     sign_transactions,
 )
+from keyguard.calls import Call
 from keyguard.errors import LimitExceededError, PolicyDeniedError, PolicyInvalidError, VoteInvalidError
 from keyguard.models import HandOver, Key, SigningRecord
-from keyguard.policies import asking, publishing
+from keyguard.policies import asking, publishing, rehearsing
+from keyguard.policies.facts import facts_of_content, shown
 from keyguard.policies.models import Policy, Question, Spending, Vote
 from keyguard.states import QuestionState
 from tests.integration.keyguard.policies import ALLOW_ALL, ALLOW_PAYMENTS, ask, limit, person, put_in_force
@@ -272,19 +275,79 @@ def test_calls_that_a_custody_is_to_execute_are_judged_by_the_same_rules(
 # --- Versions ---------------------------------------------------------------------------------------------
 
 
+def differing(draft: Policy, last: int = rehearsing.REHEARSED) -> list[rehearsing.Difference]:
+    return rehearsing.rehearse(draft, last).differences
+
+
+def handed_over(key: Key, external_id: str, value: int) -> HandOver:
+    call = Call(chain_id=1, to=b"\x11" * 20, value=value, data=b"")
+    facts = facts_of_content(call, key.alias, key.address, "team", timezone.now())
+    return HandOver.objects.create(
+        external_id=external_id,
+        key=key,
+        payload_hash="0x" + "22" * 32,
+        chain_id=1,
+        to="0x" + "11" * 20,
+        value=value,
+        facts=shown(facts),
+    )
+
+
 def test_rehearsal_shows_which_requests_of_the_past_would_be_decided_otherwise(key: Key) -> None:
     sign_transactions([wanted(key), wanted(key, 1, "big", value=50)])
     sign_message(key.address, b"hello", "message")
     draft = publishing.draft({"rules": [ALLOW_PAYMENTS, ask(value={"at_least": 50})]}, "author")
-    found = {one.record.subject or one.record.idempotency_key: one for one in publishing.rehearse(draft)}
+    found = {one.request.row.subject or one.request.row.idempotency_key: one for one in differing(draft)}
     assert set(found) == {"big", "message"}
     assert found["big"].after.needs
     assert not found["message"].after.allowed
     put_in_force()
     with pytest.raises(PolicyDeniedError):
         sign_transactions([wanted(key, 2, "refused")])
-    allowed = {one.record.subject for one in publishing.rehearse(draft) if one.after.allowed}
+    allowed = {one.request.row.subject for one in differing(draft) if one.after.allowed}
     assert "refused" in allowed, "what was refused is rehearsed, too"
+
+
+def test_rehearsal_takes_calls_of_custodies_and_what_waits_into_the_newest(key: Key) -> None:
+    sign_transactions([wanted(key)])
+    handed = handed_over(key, "paid", 50)
+    refused_by_the_floor = HandOver.objects.create(external_id="floor", key=key, state="REFUSED", error="X")
+    put_in_force(*ALLOW_ALL, ask(approvals=1, value={"at_least": 60}))
+    with pytest.raises(ApprovalPendingError):
+        sign_transactions([wanted(key, 1, "waits", value=70)])
+    question = Question.objects.get()
+    draft = publishing.draft({"rules": []}, "author")
+    rows = [one.request.row for one in differing(draft)]
+    assert rows == [question, handed, SigningRecord.objects.get()], "newest first"
+    assert refused_by_the_floor not in rows
+    assert [one.request.row for one in differing(draft, last=2)] == rows[:2]
+    assert rehearsing.rehearse(draft, last=2).looked_at == 2
+    stricter = publishing.draft({"rules": [*ALLOW_ALL, ask(approvals=1, value={"at_least": 50})]}, "author")
+    needs = {one.request.row: one.after.needs[0].approvals for one in differing(stricter)}
+    assert needs == {handed: 1}, "the call's own value and data are judged"
+    say(question, person("ann", "treasury"))
+    assert question in [one.request.row for one in differing(draft)], "approved, and not signed yet"
+
+
+@pytest.mark.parametrize("change", [{"state": QuestionState.EXPIRED}, {"expires_at": F("asked_at")}])
+def test_rehearsal_leaves_out_questions_that_wait_no_more(key: Key, change: dict[str, Any]) -> None:
+    put_in_force(*ALLOW_ALL, ask(approvals=1))
+    with pytest.raises(ApprovalPendingError):
+        sign_transactions([wanted(key)])
+    draft = publishing.draft({"rules": []}, "author")
+    assert rehearsing.rehearse(draft).looked_at == 1
+    Question.objects.update(**change)
+    assert rehearsing.rehearse(draft).looked_at == 0
+
+
+@pytest.mark.sqlite_too
+def test_facts_of_a_call_that_was_handed_over_stay_as_they_were_asked(key: Key) -> None:
+    handed = handed_over(key, "paid", 50)
+    with pytest.raises(DatabaseError), transaction.atomic():
+        HandOver.objects.filter(pk=handed.pk).update(facts=None)
+    HandOver.objects.filter(pk=handed.pk).update(state="ASKED")
+    handed.refresh_from_db()
+    assert (handed.state, handed.facts["value"]) == ("ASKED", "50")
 
 
 @pytest.mark.case("K45")
