@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from keyguard.authorizations import Authorization
 from keyguard.calls import Call
-from keyguard.errors import PolicyInvalidError
+from keyguard.errors import FloorError, PolicyInvalidError
 from keyguard.ethereum import DYNAMIC_FEE, UnsignedTransaction
 from keyguard.policies.facts import Facts, What, facts_of_content
 from keyguard.policies.functions import Signature
@@ -195,6 +195,34 @@ def test_what_wraps_or_resembles_an_allowed_call_is_not_that_call(data: bytes) -
     assert not verdict(facts(to="0x", data=data), *rules).allowed
     assert not verdict(call("transfer(address,uint256)", OTHER, 1, to=OTHER), *rules).allowed
     assert verdict(call("transfer(address,uint256)", OTHER, 1), *rules).allowed
+
+
+MIXED = "0xd8dA6BF26964aF9D7eEd9e03E53415D37aA96045"
+
+
+@pytest.mark.case("K42")
+def test_address_in_capitals_in_a_rule_is_refused_where_it_has_a_checksum_and_means_the_same_elsewhere() -> (
+    None
+):
+    capitals = f"0x{MIXED[2:].upper()}"
+    for rule in (allow(what=["payment"], to=[capitals]), deny(to=[MIXED, capitals])):
+        with pytest.raises(PolicyInvalidError, match="is no address"):
+            parse({"rules": [rule]})
+    asked = call("transfer(address,uint256)", MIXED, 1)
+    for written in (MIXED, MIXED.lower(), capitals):
+        about = {"function": [TRANSFER], "arguments": {"to": {"in": [written]}}}
+        assert verdict(asked, allow(what=["call"], **about)).allowed
+        assert verdict(asked, CALLS, deny(**about)).rule == "deny"
+        others = {"function": [TRANSFER], "arguments": {"to": {"not_in": [written]}}}
+        assert not verdict(asked, allow(what=["call"], **others)).allowed
+
+
+@pytest.mark.case("K42")
+def test_address_in_capitals_in_typed_data_is_refused_before_any_rule_reads_it() -> None:
+    rule = allow(what=["typed_data"], primary_type=["Order"], fields={"spender": {"in": [MIXED.lower()]}})
+    assert verdict(typed(spender=MIXED), rule).allowed
+    with pytest.raises(FloorError):
+        typed(spender=f"0x{MIXED[2:].upper()}")
 
 
 @pytest.mark.case("K43")
