@@ -228,15 +228,24 @@ def test_too_many_requests_are_waited_out(bound: Key, dfns: FakeDfns) -> None:
 
 
 @pytest.mark.case("K28")
-def test_clock_that_is_off_is_named(bound: Key, dfns: FakeDfns) -> None:
-    dfns.clock_offset_seconds = -120
+@pytest.mark.parametrize("offset", [120, -120])
+def test_clock_that_is_off_is_named_and_not_asked_about_again_at_once(
+    bound: Key, dfns: FakeDfns, offset: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    dfns.clock_offset_seconds = offset
     dfns.token = "another"
-    with pytest.raises(CustodyClockError, match=r"1(19|20|21) s ahead of DFNS"):
+    direction = "behind" if offset > 0 else "ahead of"
+    with pytest.raises(CustodyClockError, match=rf"clock is (119|120|121) s {direction} DFNS"):
         hand_over(bound)
     seen = len(dfns.requests)
-    with pytest.raises(CustodyClockError):
-        hand_over(bound)
+    for _ in range(3):
+        with pytest.raises(CustodyClockError):
+            hand_over(bound)
     assert len(dfns.requests) == seen
+    alarms = [record for record in caplog.records if "custody_clock_skew" in record.getMessage()]
+    assert [record.levelname for record in alarms] == ["ERROR"]
+    assert "'custody': 'DFNS'" in alarms[0].getMessage()
+    assert not dfns.entities
 
 
 def test_secrets_are_shown_by_nothing(bound: Key, dfns: FakeDfns, settings: Any) -> None:

@@ -21,14 +21,20 @@ from keyguard import (
     sign_transactions,
 )
 from keyguard.calls import Call
-from keyguard.errors import LimitExceededError, PolicyDeniedError, PolicyInvalidError, VoteInvalidError
+from keyguard.errors import (
+    AddressInvalidError,
+    LimitExceededError,
+    PolicyDeniedError,
+    PolicyInvalidError,
+    VoteInvalidError,
+)
 from keyguard.models import HandOver, Key, SigningRecord
-from keyguard.policies import asking, publishing, rehearsing
+from keyguard.policies import asking, publishing, rehearsing, spending
 from keyguard.policies.facts import facts_of_content, shown
-from keyguard.policies.models import Policy, Question, Spending, Vote
+from keyguard.policies.models import Policy, Purse, Question, Spending, Vote
 from keyguard.states import QuestionState
 from tests.integration.keyguard.policies import ALLOW_ALL, ALLOW_PAYMENTS, ask, limit, person, put_in_force
-from tests.integration.keyguard.requests import transfer
+from tests.integration.keyguard.requests import TO, transfer
 from tests.threads import at_once
 
 
@@ -68,6 +74,17 @@ def test_without_a_rule_nothing_is_signed_and_the_refusal_says_so(key: Key) -> N
     Policy.objects.filter(state="ACTIVE").update(state="RETIRED")
     with pytest.raises(PolicyDeniedError, match="no rule allows it"):
         sign_transactions([wanted(key, 1)])
+
+
+@pytest.mark.case("K42")
+def test_address_in_capitals_is_signed_for_by_no_rule_that_allows_it_in_another_writing(key: Key) -> None:
+    put_in_force({"name": "friends", "effect": "allow", "when": {"what": ["payment"], "to": [TO.lower()]}})
+    for written in (f"0x{TO[2:].upper()}", TO.upper(), f"0x{TO[2:].swapcase()}"):
+        with pytest.raises(AddressInvalidError):
+            sign_transactions([wanted(key, to=written)])
+    assert not SigningRecord.objects.filter(state="SIGNED").exists()
+    for number, written in enumerate((TO, TO.lower())):
+        assert len(sign_transactions([wanted(key, number, f"to {number}", to=written)])) == 1
 
 
 @pytest.mark.case("K40")
@@ -239,6 +256,38 @@ def test_limit_counts_a_request_once_gives_back_what_failed_and_moves_with_time(
         sign_transactions([wanted(key, 4, "third")])
     Spending.objects.filter(subject="second").update(at=F("at") - timedelta(seconds=3601))
     sign_transactions([wanted(key, 4, "third")])
+
+
+@pytest.mark.case("K41")
+@pytest.mark.sqlite_too
+@pytest.mark.parametrize(
+    ("age", "counts"),
+    [
+        (timedelta(0), True),
+        (timedelta(seconds=3599), True),
+        (timedelta(seconds=3600, microseconds=-1), True),
+        (timedelta(seconds=3600), False),
+        (timedelta(seconds=3600, microseconds=1), False),
+        (timedelta(seconds=3601), False),
+    ],
+    ids=str,
+)
+def test_what_was_spent_counts_until_the_window_is_over_and_not_at_its_end(
+    key: Key, monkeypatch: pytest.MonkeyPatch, age: timedelta, counts: bool
+) -> None:
+    put_in_force(*ALLOW_ALL, limit(1, seconds=3600))
+    sign_transactions([wanted(key)])
+    now = timezone.now().replace(microsecond=0)
+    Spending.objects.update(at=now - age)
+    monkeypatch.setattr(spending, "Now", lambda: now)
+    purse = Purse.objects.get()
+    assert spending.left(purse.rule, purse.bucket, 1, 3600) == (0 if counts else 1)
+    if not counts:
+        assert len(sign_transactions([wanted(key, 1, "second")])) == 1
+        return
+    with pytest.raises(LimitExceededError):
+        sign_transactions([wanted(key, 1, "second")])
+    assert SigningRecord.objects.filter(state="SIGNED").count() == 1
 
 
 def test_limits_are_counted_apart_for_what_they_name(key: Key) -> None:
