@@ -42,7 +42,7 @@ from keyguard.keys import require_may_sign
 from keyguard.models import HandOver, Key
 from keyguard.policies import spending
 from keyguard.policies.deciding import Asked, UndecidedError, active_policy_id, ask_people, decide
-from keyguard.policies.facts import facts_of_content
+from keyguard.policies.facts import facts_of_content, shown
 from keyguard.redaction import scrub
 from keyguard.states import HANDED_BACK, UNDER_WAY, CustodyState, HandOverState, Origin
 
@@ -114,6 +114,7 @@ def _planned(request: HandOverRequest) -> tuple[HandOver, Call]:
         chain_id=call.chain_id,
         to=checksummed(f"0x{call.to.hex()}") if call.to else "",
         value=call.value,
+        facts=shown(_asked(request, key, call).facts),
     )
     found = HandOver.objects.filter(external_id=request.external_id).first()
     if found is None:
@@ -147,12 +148,7 @@ def _asking_people(request: HandOverRequest, key: Key, call: Call) -> Iterator[N
             with transaction.atomic(durable=True):
                 ask_people(undecided, _asked(request, key, call))
         else:
-            log.warning(
-                "hand_over_refused",
-                key=key.address,
-                code=undecided.error.code,
-                external_id=request.external_id,
-            )
+            _note_refusal(request, key, undecided.error)
         raise undecided.error from None
 
 
@@ -178,6 +174,13 @@ def _record_refusal(request: HandOverRequest, key: Key, error: KeyguardError) ->
             external_id=str(request.external_id)[:64], key=key, state=HandOverState.REFUSED, error=error.code
         )
         HandOver.objects.bulk_create([row], ignore_conflicts=True)
+    _note_refusal(request, key, error)
+
+
+def _note_refusal(request: HandOverRequest, key: Key, error: KeyguardError) -> None:
+    """Write into the trail that it was asked for, and why it was refused."""
+    said = {"external_id": str(request.external_id)[:64], "code": error.code, "why": error.message[:300]}
+    note("call_refused", said, key.pk)
     log.warning("hand_over_refused", key=key.address, code=error.code, external_id=request.external_id)
 
 

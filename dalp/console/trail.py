@@ -34,6 +34,7 @@ EVENTS = {
     "suspended": "key suspended by keyguard",
     "key_act": "act on the key",
     "call_intended": "call to be handed over",
+    "call_refused": "call refused",
     "call_reported": "the custody's word about a call",
     "asked": "people asked",
     "voted": "answer of a person",

@@ -21,6 +21,7 @@ from keyguard.errors import (
 )
 from keyguard.models import HandOver, Key, Sealing
 from tests.integration.keyguard.requests import TO
+from tests.integration.keyguard.trail import entries
 from tests.threads import at_once
 
 HASH = "0x" + "ab" * 32
@@ -140,6 +141,7 @@ def test_floor_suspension_and_what_a_custody_forgot_keep_it_from_being_asked(vau
         ("other", "REFUSED", "KEYGUARD_SENDER_MISMATCH"),
         ("nonce", "REFUSED", "KEYGUARD_FIELD_UNKNOWN"),
     }
+    assert [entry.event for entry in entries(Key.objects.get())][1:] == ["call_refused"] * 2
     hand_over(request(vault))
     vault.known.clear()
     with pytest.raises(CustodyForgotError):

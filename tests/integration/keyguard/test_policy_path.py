@@ -1,5 +1,6 @@
 """The policy on the signing path: what it denies, what people must approve, what limits leave."""
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -35,6 +36,7 @@ from keyguard.policies.models import Policy, Purse, Question, Spending, Vote
 from keyguard.states import QuestionState
 from tests.integration.keyguard.policies import ALLOW_ALL, ALLOW_PAYMENTS, ask, limit, person, put_in_force
 from tests.integration.keyguard.requests import TO, transfer
+from tests.integration.keyguard.trail import entries
 from tests.threads import at_once
 
 
@@ -318,7 +320,16 @@ def test_calls_that_a_custody_is_to_execute_are_judged_by_the_same_rules(
     put_in_force(*ALLOW_ALL, limit(7))
     second = HandOverRequest("second", key.address, call, caller="team")
     assert isinstance(plan_hand_overs([second])["second"], LimitExceededError)
-    assert HandOver.objects.count() == 1
+    assert HandOver.objects.get().facts["value"] == "5"
+    (rehearsed,) = differing(publishing.draft({"rules": []}, "author"))
+    assert rehearsed.request.row == HandOver.objects.get()
+    assert [
+        (entry.event, json.loads(entry.body).get("code")) for entry in entries(key) if "call" in entry.event
+    ] == [
+        ("call_refused", "KEYGUARD_POLICY_DENIED"),
+        ("call_intended", None),
+        ("call_refused", "KEYGUARD_LIMIT_EXCEEDED"),
+    ]
 
 
 # --- Versions ---------------------------------------------------------------------------------------------
