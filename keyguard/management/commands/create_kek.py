@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from keyguard.errors import KeyguardError
 from keyguard.kek_providers import PROVIDERS
 from keyguard.kek_rotation import create_kek
+from keyguard.management.key_command import KeyCommand
 
 
-class Command(BaseCommand):
+class Command(KeyCommand):
     """`manage.py create_kek [--provider vault]`."""
 
     help = "Makes the first key encryption key of this database. Later ones are made by rotate_kek."

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from keyguard.errors import KeyguardError
 from keyguard.keys import create_key
+from keyguard.management.key_command import KeyCommand
 from keyguard.states import DEFAULT_TENANT
 
 
-class Command(BaseCommand):
+class Command(KeyCommand):
     """`manage.py create_key --alias S [--backend vault] [--tenant T]`."""
 
     help = "Makes a key and prints its address."

@@ -3,14 +3,15 @@
 from typing import Any
 from uuid import UUID
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from keyguard.errors import KeyguardError
 from keyguard.kek_rotation import ask_to_destroy, destroy_kek
 from keyguard.management.asking import say_asked, who
+from keyguard.management.key_command import KeyCommand
 
 
-class Command(BaseCommand):
+class Command(KeyCommand):
     """`manage.py destroy_kek ID --backups-before-it-are-gone`."""
 
     help = "Destroys a retired key encryption key. Backups from before its rotation can never be used again."

@@ -2,15 +2,16 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from keyguard import destroying, find_key, lifecycle
 from keyguard.errors import KeyguardError
 from keyguard.management.asking import say_asked, who
+from keyguard.management.key_command import KeyCommand
 from keyguard.states import KeyState, KeyVerb
 
 
-class Command(BaseCommand):
+class Command(KeyCommand):
     """`manage.py destroy_key ALIAS --reason WHY`. Killed anywhere, the next call goes on where it was."""
 
     help = (

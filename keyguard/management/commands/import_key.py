@@ -8,12 +8,13 @@ import sys
 from typing import Any
 from uuid import UUID
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from keyguard.curve import wipe
 from keyguard.errors import KeyguardError, SecretInvalidError
 from keyguard.importing import import_plain, import_wrapped, make_pair, require_plain_allowed
 from keyguard.management.asking import say_asked, who
+from keyguard.management.key_command import KeyCommand
 from keyguard.models import Key
 from keyguard.policies.models import Question
 
@@ -23,7 +24,7 @@ _DIGITS = {ord(digit): value for value, digit in enumerate("0123456789abcdef")}
 _DIGITS |= {ord(digit.upper()): value for digit, value in zip("abcdef", range(10, 16), strict=True)}
 
 
-class Command(BaseCommand):
+class Command(KeyCommand):
     """`manage.py import_key --alias S [--backend vault] [--wrapped-with ID --address 0x…] < file`."""
 
     help = (

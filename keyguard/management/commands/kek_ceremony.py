@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from keyguard import ceremony, sealed_shares
@@ -14,12 +14,13 @@ from keyguard.audit.rows import note_row
 from keyguard.curve import wipe
 from keyguard.errors import KeyguardError
 from keyguard.kek_providers.env import secret_of
+from keyguard.management.key_command import KeyCommand
 from keyguard.models import Kek, KekDrill
 from keyguard.sealed_shares import ShareCustodian
 from keyguard.states import DrillKind, KekState
 
 
-class Command(BaseCommand):
+class Command(KeyCommand):
     """`manage.py kek_ceremony back-up | drill | restore | open-share`."""
 
     help = (

@@ -3,17 +3,18 @@
 import time
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from keyguard.errors import KeyguardError
 from keyguard.kek_providers import PROVIDERS
 from keyguard.kek_rotation import Progress, ask_to_rotate, rotate
 from keyguard.management.asking import say_asked, who
+from keyguard.management.key_command import KeyCommand
 
 SAY_EVERY_SECONDS = 2.0
 
 
-class Command(BaseCommand):
+class Command(KeyCommand):
     """`manage.py rotate_kek [--provider vault]`. Killed anywhere, the next call goes on where it was."""
 
     help = "Makes a new key encryption key and moves every key to it, while they sign. Goes on with a rotation that was cut short."

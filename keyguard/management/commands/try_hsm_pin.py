@@ -3,14 +3,15 @@
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from keyguard import hsm, pins
 from keyguard.errors import KeyguardError
+from keyguard.management.key_command import KeyCommand
 from keyguard.models import Key
 
 
-class Command(BaseCommand):
+class Command(KeyCommand):
     """`manage.py try_hsm_pin`."""
 
     help = "Tries the PIN once, and lets every process log in again when it is right. Some wrong PINs lock a token."

@@ -4,15 +4,16 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from keyguard.curve import wipe
 from keyguard.errors import KeyguardError
 from keyguard.importing import wrap
 from keyguard.management.commands.import_key import read_secret
+from keyguard.management.key_command import KeyCommand
 
 
-class Command(BaseCommand):
+class Command(KeyCommand):
     """`manage.py wrap_key --public-key pair.pem < key`."""
 
     help = (

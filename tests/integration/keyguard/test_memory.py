@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 import sentry_sdk
 from coincurve._libsecp256k1 import ffi, lib
+from django.core.management import load_command_class
 
 import dalp.sentry
 from keyguard import curve, import_key, scrub_secrets, sign_message
 from keyguard.errors import SigningDeniedError
+from keyguard.management.key_command import KeyCommand
 from tests.conftest import SERVICES
 from tests.services import Live
 from tests.unit.dalp.test_sentry import Recorder
@@ -183,9 +185,46 @@ def test_workers_leave_no_core_dump(live: Live) -> None:
 
 @pytest.mark.case("K53")
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "create_kek",
+        "create_key",
+        "destroy_kek",
+        "destroy_key",
+        "import_key",
+        "kek_ceremony",
+        "rotate_kek",
+        "try_hsm_pin",
+        "wrap_key",
+    ],
+)
+def test_command_that_holds_keys_cannot_be_read_by_its_users_others(name: str) -> None:
+    command = load_command_class("keyguard", name)
+    assert isinstance(command, KeyCommand)
+
+
+@pytest.mark.case("K53")
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 def test_hardened_process_cannot_be_read_by_its_users_others() -> None:
     script = (
-        "from keyguard.hardening import harden; harden(); import ctypes; print(ctypes.CDLL(None).prctl(3))"
+        "import ctypes; from keyguard.management.key_command import KeyCommand\n"
+        "class Command(KeyCommand):\n"
+        "    requires_system_checks = []\n"
+        "    def handle(self, *args, **options): print(ctypes.CDLL(None).prctl(3))\n"
+        "Command().run_from_argv(['manage.py', 'command'])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "dalp.settings",
+        "DEBUG": "true",
+        "DATABASE_URL": "sqlite://:memory:",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert done.stdout == "0\n", "PR_GET_DUMPABLE"
