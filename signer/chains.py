@@ -18,7 +18,7 @@ from signer.rpc.contacts import PROOF, Contact, Identity
 from signer.rpc.door import LATEST
 from signer.rpc.gateway import Gateway
 from signer.rpc.methods import LIGHT
-from signer.states import FeeMarket, PauseKind
+from signer.states import FeeMarket, Finality, ForeignNonces, PauseKind
 from workflows import db_now
 
 
@@ -76,11 +76,17 @@ def register_chain(
     confirmations: int | None = None,
     block_time: float | None = None,
     max_in_flight: int | None = None,
+    max_in_flight_adaptive: int | None = None,
+    finality: Finality | None = None,
+    max_fee_per_gas_wei: int | None = None,
+    ceiling_percent: int | None = None,
+    foreign_nonces: ForeignNonces | None = None,
+    l1_fee_oracle: str | None = None,
 ) -> Chain:
     """Register a chain, or update the one registered; what is None keeps its value.
 
     rpc_urls: its nodes, in order of preference; replaces the list. A ws:// or wss:// URL is where the node before it (or
-    the first) announces new blocks. block_time: seconds.
+    the first) announces new blocks. block_time: seconds. The rest is what `signer.models.Chain` says.
     Each node is asked for its chain id and its genesis block first. Raises ChainMismatchError, RpcError, and ValueError
     without an http(s) URL; then nothing is changed.
     """
@@ -103,6 +109,12 @@ def register_chain(
         "confirmations": confirmations,
         "block_time_ms": None if block_time is None else max(1, round(block_time * 1000)),
         "max_in_flight": max_in_flight,
+        "max_in_flight_adaptive": max_in_flight_adaptive,
+        "finality": finality,
+        "max_fee_per_gas_wei": max_fee_per_gas_wei,
+        "ceiling_percent": ceiling_percent,
+        "foreign_nonces": foreign_nonces,
+        "l1_fee_oracle": l1_fee_oracle,
     }
     with transaction.atomic():
         chain, _ = Chain.objects.update_or_create(

@@ -31,7 +31,8 @@ MAX_AUTHORIZATIONS = 64
 BLS_MODULUS = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
 
 
-def _checksummed(text: str) -> str:
+def checksummed(text: str) -> str:
+    """Return the address with its checksum. Raises ValueError."""
     if not is_hex_address(text) or not text.startswith(("0x", "0X")):
         raise ValueError("not an address: 0x and 40 hexadecimal digits")
     checksummed = to_checksum_address(text)
@@ -58,7 +59,7 @@ def _field_elements(text: str) -> str:
     return text.lower()
 
 
-Address = Annotated[str, StringConstraints(max_length=42), AfterValidator(_checksummed)]
+Address = Annotated[str, StringConstraints(max_length=42), AfterValidator(checksummed)]
 HexData = Annotated[
     str,
     StringConstraints(pattern=r"^0x[0-9a-fA-F]*$", max_length=2 + 2 * MAX_DATA_BYTES),

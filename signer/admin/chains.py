@@ -1,4 +1,4 @@
-"""Networks, their nodes and their recent headers. Only endpoints are edited.
+"""Networks, how they are used, their nodes and their recent headers.
 
 An endpoint's URL holds the provider's key: it is entered and never shown again.
 """
@@ -12,11 +12,13 @@ from django.utils import timezone
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import display
 
+from signer.admin.chain_forms import ChainForm
+from signer.admin.money import Reasoned
 from signer.cells import Shown, alarm
 from signer.counting import counted
 from signer.forms import EndpointForm
 from signer.models import Block, Chain, Endpoint
-from signer.sentences import ago, gwei, why_unused
+from signer.sentences import ago, why_unused
 from signer.states import IN_FLIGHT, WAITING
 from workflows.cells import ReadOnly
 
@@ -48,9 +50,11 @@ class EndpointInline(TabularInline):  # type: ignore[misc]
 
 
 @admin.register(Chain)
-class ChainAdmin(Shown, ModelAdmin):  # type: ignore[misc]
+class ChainAdmin(Reasoned, Shown, ModelAdmin):  # type: ignore[misc]
     """The networks. Registered by `manage.py add_chain`, which asks the nodes who they are first."""
 
+    form = ChainForm
+    verb = "edit_chain"
     list_display = ("name", "chain_id", "shown_head", "in_flight", "waiting", "shown_hosts", "confirmations")
     search_fields = ("name", "chain_id")
     fieldsets = (
@@ -58,12 +62,21 @@ class ChainAdmin(Shown, ModelAdmin):  # type: ignore[misc]
         ("What it is", {"fields": ("name", "chain_id", "genesis_hash", "fee_market")}),
         (
             "How it is used",
-            {"fields": ("confirmations", "block_time_ms", "max_in_flight", "max_fee_per_gas_wei", "ceiling")},
+            {
+                "fields": (
+                    ("confirmations", "finality"),
+                    "block_time_ms",
+                    ("max_in_flight", "max_in_flight_adaptive"),
+                    ("max_fee_per_gas_wei", "ceiling_percent"),
+                    "foreign_nonces",
+                    "l1_fee_oracle",
+                    "reason",
+                )
+            },
         ),
     )
     readonly_fields = (
         "shown_head", "in_flight", "waiting", "shown_lease", "chain_id", "genesis_hash", "fee_market",
-        "max_fee_per_gas_wei", "ceiling",
     )  # fmt: skip
     inlines = (EndpointInline,)
 
@@ -89,9 +102,8 @@ class ChainAdmin(Shown, ModelAdmin):  # type: ignore[misc]
     def shown_hosts(self, chain: Chain) -> str:
         return ", ".join(endpoint.host for endpoint in chain.endpoints.all()) or alarm("none")
 
-    @display(description="Ceiling in gwei")
-    def ceiling(self, chain: Chain) -> str:
-        return gwei(chain.max_fee_per_gas_wei)
+    def about(self, chain: Chain) -> dict[str, str]:
+        return {"chain": str(chain)}
 
 
 @admin.register(Block)

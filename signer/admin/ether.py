@@ -18,20 +18,25 @@ class EtherField(forms.DecimalField):
     """Takes ether, gives whole wei."""
 
     widget = UnfoldAdminTextInputWidget
+    decimals = DECIMALS
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(min_value=0, decimal_places=DECIMALS, max_digits=78, **options)
+        super().__init__(min_value=0, decimal_places=self.decimals, max_digits=78, **options)
 
     def prepare_value(self, value: Any) -> Any:
         """Return the text to edit: of an amount in wei its ether; what was typed as it was typed."""
-        return in_ether(value) if isinstance(value, int) else value
+        return self.text_of(value) if isinstance(value, int) else value
+
+    def text_of(self, wei: int) -> str:
+        """Return the amount as people write it."""
+        return in_ether(wei)
 
     def clean(self, value: Any) -> int | None:
         """Return whole wei, None where nothing was entered."""
         ether: Decimal | None = super().clean(value)
         if ether is None:
             return None
-        wei = int(EXACT.scaleb(ether, DECIMALS))
+        wei = int(EXACT.scaleb(ether, self.decimals))
         if wei > MOST_WEI:
             raise forms.ValidationError("More than 2^256 - 1 wei.")
         return wei
@@ -42,3 +47,12 @@ class EtherField(forms.DecimalField):
             return bool(self.clean(data) != initial)
         except forms.ValidationError:
             return True
+
+
+class GweiField(EtherField):
+    """Takes gwei, gives whole wei."""
+
+    decimals = 9
+
+    def text_of(self, wei: int) -> str:
+        return f"{EXACT.scaleb(Decimal(wei), -self.decimals).normalize(EXACT):f}"

@@ -133,9 +133,13 @@ class Reasoned:
             request.user.get_username(),
             self.verb,
             form.cleaned_data["reason"],
-            lane=obj.lane,
-            details={name: str(getattr(obj, name)) for name in changed},
+            lane=getattr(obj, "lane", None),
+            details={name: str(getattr(obj, name)) for name in changed} | self.about(obj),
         )
+
+    def about(self, obj: Any) -> dict[str, str]:
+        """Return what the record has to name besides, where it is not a lane's."""
+        return {}
 
     def before_adding(self, request: HttpRequest, obj: Any) -> None:
         """Set what is set once."""
@@ -235,6 +239,10 @@ class TopUpAdmin(Reasoned, ModelAdmin):  # type: ignore[misc]
 
     def get_readonly_fields(self, request: HttpRequest, obj: TopUp | None = None) -> Any:
         return self.readonly_fields if obj is None else ("lane", *self.readonly_fields)
+
+    def about(self, obj: Any) -> dict[str, str]:
+        """Return what the record has to name besides, where it is not a lane's."""
+        return {}
 
     def before_adding(self, request: HttpRequest, obj: TopUp) -> None:
         """Keep who made the rule."""

@@ -9,7 +9,7 @@ from django.test import Client
 from django.utils import timezone
 
 from keyguard import create_key
-from signer.models import Attempt, Chain, Endpoint, Lane, Transaction
+from signer.models import Act, Attempt, Chain, Endpoint, Lane, Transaction
 from signer.states import FINAL
 from tests.integration.signer.stage import Stage
 from workflows.models import Run, Wait
@@ -178,10 +178,8 @@ def test_lane_counts_what_waits_and_since_when(client: Client, stage: Stage) -> 
 def test_endpoint_keeps_its_url_when_none_is_entered(client: Client) -> None:
     endpoint = Endpoint.objects.get()
     form = {
+        **USE,
         "name": "renamed",
-        "confirmations": "2",
-        "block_time_ms": "1000",
-        "max_in_flight": "16",
         "endpoints-TOTAL_FORMS": "1",
         "endpoints-INITIAL_FORMS": "1",
         "endpoints-0-id": str(endpoint.pk),
@@ -195,7 +193,48 @@ def test_endpoint_keeps_its_url_when_none_is_entered(client: Client) -> None:
     assert (endpoint.url, endpoint.position, endpoint.chain.name) == (SECRET_URL, 1, "renamed")
 
 
-def test_fee_ceiling_is_shown_and_not_edited(client: Client) -> None:
-    text = shown(client, "/admin/signer/chain/31337/change/")
-    assert "500000000000" in text
-    assert 'name="max_fee_per_gas_wei"' not in text
+USE = {
+    "name": "test",
+    "confirmations": "2",
+    "finality": "FINALIZED",
+    "block_time_ms": "1000",
+    "max_in_flight": "16",
+    "max_in_flight_adaptive": "64",
+    "max_fee_per_gas_wei": "30.5",
+    "ceiling_percent": "300",
+    "foreign_nonces": "ADOPT",
+    "l1_fee_oracle": "0x420000000000000000000000000000000000000f",
+    "reason": "as agreed",
+    "endpoints-TOTAL_FORMS": "0",
+    "endpoints-INITIAL_FORMS": "0",
+}
+
+
+def test_how_a_chain_is_used_is_edited_with_a_reason_and_on_record(client: Client) -> None:
+    assert 'value="500"' in shown(client, "/admin/signer/chain/31337/change/"), "the ceiling, in gwei"
+    assert client.post("/admin/signer/chain/31337/change/", {**USE, "reason": ""}).status_code == 200
+    assert client.post("/admin/signer/chain/31337/change/", USE).status_code == 302
+    chain = Chain.objects.get()
+    assert (chain.finality, chain.max_in_flight_adaptive, chain.foreign_nonces) == ("FINALIZED", 64, "ADOPT")
+    assert (int(chain.max_fee_per_gas_wei), chain.ceiling_percent) == (30_500_000_000, 300)
+    assert chain.l1_fee_oracle == "0x420000000000000000000000000000000000000F"
+    act = Act.objects.get(verb="edit_chain")
+    assert (act.actor, act.reason, act.details["chain"]) == ("op", "as agreed", "test (31337)")
+    assert (act.details["max_fee_per_gas_wei"], act.details["finality"]) == ("30500000000", "FINALIZED")
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"l1_fee_oracle": "0x12"}, "not an address"),
+        ({"max_in_flight_adaptive": "8"}, "less than what every lane may have anyway"),
+        ({"ceiling_percent": "100"}, "greater than or equal to 113"),
+        ({"max_fee_per_gas_wei": "0.0000000001"}, "no more than 9 decimal places"),
+    ],
+)
+def test_what_a_chain_cannot_be_used_with_is_refused_in_words(
+    client: Client, changed: dict[str, str], why: str
+) -> None:
+    response = client.post("/admin/signer/chain/31337/change/", {**USE, **changed})
+    assert why in response.content.decode()
+    assert Chain.objects.get().finality == "DEPTH"

@@ -100,6 +100,22 @@ def test_add_chain_takes_a_websocket_url_as_the_heads_of_the_node_before_it(
         call_command("add_chain", *arguments, "--rpc", ws(anvil))
 
 
+def test_add_chain_says_how_the_chain_is_used_and_keeps_what_it_is_not_told(
+    fresh_db: str, anvil: AnvilServer
+) -> None:
+    arguments = ["--chain-id", "31337", "--name", "local", "--rpc", anvil.url]
+    how = "--finality finalized --max-fee-gwei 30.5 --ceiling-percent 300 --max-in-flight-adaptive 64 --foreign-nonces adopt"
+    call_command("add_chain", *arguments, *how.split(), "--l1-fee-oracle", "0x" + "42" * 20)
+    call_command("add_chain", *arguments)
+    chain = Chain.objects.get()
+    assert (chain.finality, chain.max_in_flight_adaptive, chain.foreign_nonces) == ("FINALIZED", 64, "ADOPT")
+    assert (int(chain.max_fee_per_gas_wei), chain.ceiling_percent) == (30_500_000_000, 300)
+    assert chain.l1_fee_oracle == "0x" + "42" * 20
+    for wrong in (["--ceiling-percent", "112"], ["--l1-fee-oracle", "0x12"], ["--max-fee-gwei", "0"]):
+        with pytest.raises(CommandError, match=wrong[0]):
+            call_command("add_chain", *arguments, *wrong)
+
+
 def test_add_chain_asks_a_websocket_who_it_is(
     fresh_db: str, anvil: AnvilServer, start_anvil: Callable[..., AnvilServer]
 ) -> None:
