@@ -209,6 +209,8 @@ CELERY_TASK_ANNOTATIONS = {
         "signer.keep_keys",
         "signer.money",
         "signer.check_money",
+        "signer.nonces",
+        "signer.check_nonces",
         "dalp.diagnose",
         "dalp.mail_incident",
         "webhooks.deliver",
@@ -243,6 +245,7 @@ CELERY_BEAT_SCHEDULE = {
     "signer-sweep": {"task": "signer.sweep", "schedule": 1.0, "options": {"expires": 5}},
     "signer-keep-keys": {"task": "signer.keep_keys", "schedule": 10.0, "options": {"expires": 8}},
     "signer-money": {"task": "signer.money", "schedule": 30.0, "options": {"expires": 25}},
+    "signer-nonces": {"task": "signer.nonces", "schedule": 60.0, "options": {"expires": 55}},
     "webhooks-deliver": {"task": "webhooks.deliver", "schedule": 1.0, "options": {"expires": 5}},
     "webhooks-forget": {
         "task": "webhooks.forget",

@@ -128,7 +128,8 @@ class Receipts:
     def _read_blocks(self, numbers: Sequence[int]) -> None:
         if not numbers or not self._blocks_are_given:
             return
-        answers = self.rpc.batch([("eth_getBlockReceipts", [hex(number)]) for number in numbers])
+        # Where the nodes do not agree on a block, each of one's own in it is asked about by itself.
+        answers = self.rpc.agreed([("eth_getBlockReceipts", [hex(number)]) for number in numbers])
         if any(isinstance(answer, RpcNodeError) for answer in answers):
             self._blocks_are_given = False
         for number, answer in zip(numbers, answers, strict=True):

@@ -24,6 +24,7 @@ from signer import (
     sending,
     settling,
     signing,
+    strangers,
     unknown_texts,
 )
 from signer.admission import Admission, Ready, admit, questions
@@ -35,7 +36,7 @@ from signer.market import Market, count_with_pool, read_market
 from signer.models import Attempt, Lane, Transaction
 from signer.rpc import quantity
 from signer.signing import Draft
-from signer.standing import block, gives_nonces, tell_of_stranger
+from signer.standing import block, gives_nonces
 from signer.statements import insert_many, update_each
 from signer.states import (
     WAITING,
@@ -210,8 +211,8 @@ def _check_nonces(work: Work, market: Market, pooled_nonces: int) -> None:
 
     pooled_nonces: 0 unless it was asked for. Where others may use the address it says nothing.
     """
-    lane, expected = work.lane, work.lane.next_nonce
-    if expected is None:
+    lane = work.lane
+    if lane.next_nonce is None:
         if pooled_nonces > market.mined_nonces:
             _block(
                 work,
@@ -219,23 +220,15 @@ def _check_nonces(work: Work, market: Market, pooled_nonces: int) -> None:
                 "that were not sent from here",
             )
         lane.next_nonce = lane.first_nonce = market.mined_nonces
-    elif market.mined_nonces > expected:
-        what = f"the chain has used nonce {market.mined_nonces - 1}, the next to be given here was {expected}"
-        if work.chain.foreign_nonces == ForeignNonces.ADOPT:
-            with transaction.atomic():
-                guard(work.held)
-                tell_of_stranger(lane, what)
-            lane.next_nonce = lane.first_nonce = market.mined_nonces
-        else:
+    else:
+        strangers.compare(work.held, market.mined_nonces)
+        adopts = work.chain.foreign_nonces == ForeignNonces.ADOPT
+        if pooled_nonces > lane.next_nonce and not adopts and lane.state != LaneState.BLOCKED:
             _block(
-                work, f"{what}: another program signs with this key, or this database is older than the chain"
+                work,
+                f"the node's pool holds nonce {pooled_nonces - 1}, the next to be given here was {lane.next_nonce}: "
+                "another program signs with this key, or this database is older than what was sent",
             )
-    elif pooled_nonces > expected and work.chain.foreign_nonces != ForeignNonces.ADOPT:
-        _block(
-            work,
-            f"the node's pool holds nonce {pooled_nonces - 1}, the next to be given here was {expected}: another program "
-            "signs with this key, or this database is older than what was sent",
-        )
 
 
 def _block(work: Work, reason: str) -> None:

@@ -26,6 +26,8 @@ R = TypeVar("R")
 RING_SECONDS = 5
 # How old the count of what waits in a lane may be, where Redis has lost something.
 RIGHTING_SECONDS = 20
+# A second look that failed is tried again after so long.
+RECHECK_SECONDS = 30
 # A set of waiting ids that nobody takes from expires: the rows are in the database.
 WAITING_SECONDS = 24 * 3600
 # What was turned away from a slow chain; the sweep finds it, too.
@@ -151,6 +153,12 @@ def heard(target: str) -> None:
 def announcement_wanted(seconds: int) -> bool:
     """Return whether the workers should be told again which chains there are: once in so many seconds, by one process."""
     return _survive("announce", False, lambda: bool(client().set("chains:announced", 1, nx=True, ex=seconds)))
+
+
+def recheck_wanted(chain_id: int) -> bool:
+    """Return whether somebody should be woken for a second look: once in a while, for a node may be away for long."""
+    key = f"chains:{chain_id}:rechecked"
+    return _survive("recheck", False, lambda: bool(client().set(key, 1, nx=True, ex=RECHECK_SECONDS)))
 
 
 # --- Chains that are slow -----------------------------------------------------------------------------------

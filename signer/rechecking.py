@@ -4,10 +4,13 @@ Changes no outcome. What was told to workflows and people cannot be taken back b
 """
 
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from django.conf import settings
 from django.db import transaction
+from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce, Now
 
 from signer.errors import RpcError
 from signer.incidents import open_incident
@@ -19,6 +22,23 @@ from workflows import Claim, guard
 log = structlog.get_logger()
 
 BLOCKS = 64
+# So long after its last settled transaction a chain on which nothing is under way is looked at.
+IDLE = timedelta(days=1)
+
+
+def due_chains() -> QuerySet[Chain]:
+    """Return the chains of which `is_due` says so, with something settled lately that would be compared."""
+    ago = Now() - timedelta(seconds=settings.SIGNER["recheck_seconds"])
+    # One row of the index of the settled ones, from its end: asked every second.
+    newest = _compared(OuterRef("pk"), OuterRef("head_number")).order_by("-block_number")
+    due = Chain.objects.filter(Q(rechecked_at__isnull=True) | Q(rechecked_at__lte=ago))
+    settled_at = Subquery(newest.values("settled_at")[:1])
+    return due.annotate(last_settled_at=settled_at).filter(last_settled_at__gt=Now() - IDLE)
+
+
+def _compared(chain: Any, head: Any) -> "QuerySet[Transaction]":
+    lowest = Coalesce(head, 0) - BLOCKS
+    return Transaction.objects.filter(chain=chain, state__in=FINAL, block_number__gt=lowest)
 
 
 def is_due(held: Claim[Chain]) -> bool:
@@ -28,9 +48,7 @@ def is_due(held: Claim[Chain]) -> bool:
 
 def recheck(held: Claim[Chain], rpc: Rpc) -> None:
     """Compare the blocks of what was settled lately with the chain's. Raises RpcError."""
-    settled = Transaction.objects.filter(
-        chain=held.row, state__in=FINAL, block_number__gt=(held.row.head_number or 0) - BLOCKS
-    )
+    settled = _compared(held.row, held.row.head_number)
     blocks = list(settled.order_by().values_list("block_number", "block_hash").distinct())
     answers = rpc.agreed([("eth_getBlockByNumber", [hex(number or 0), False]) for number, _ in blocks])
     gone = []

@@ -16,7 +16,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 import keyguard
-from signer import control, queue, routing
+from signer import control, queue, rechecking, routing
 from signer.models import Attempt, Chain, Endpoint, EventIndex, Lane, Transaction, WatchedContract
 from signer.ringing import ring_chain, ring_index, ring_lane, ring_probe
 from signer.settling import UNBEGUN
@@ -40,6 +40,7 @@ def sweep() -> None:
         custody_lanes,
         answered_approvals,
         watched_chains,
+        rechecked_chains,
         indexed_chains,
         paused_endpoints,
         served_chains,
@@ -122,6 +123,14 @@ def watched_chains() -> None:
     busy = Transaction.objects.filter(chain__in=free, state__in=IN_FLIGHT).order_by()
     for chain_id in busy.values_list("chain_id", flat=True).distinct():
         ring_chain(chain_id)
+
+
+def rechecked_chains() -> None:
+    """Chains whose settled transactions are due for a second look, though nothing else may call for a watcher."""
+    free = rechecking.due_chains().filter(Q(lease_until__isnull=True) | Q(lease_until__lt=Now()))
+    for chain_id in free.values_list("pk", flat=True):
+        if queue.recheck_wanted(chain_id):
+            ring_chain(chain_id)
 
 
 def paused_endpoints() -> None:

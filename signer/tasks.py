@@ -6,7 +6,7 @@ from celery import shared_task
 from django.db import InterfaceError, OperationalError
 
 import keyguard
-from signer import chains, lanes, money, queue, routing, slowness, sweeping, watching
+from signer import chains, lanes, money, queue, routing, slowness, strangers, sweeping, watching
 from signer.events import indexing
 from signer.ringing import ring_again
 
@@ -22,6 +22,7 @@ RETRIED = {
 
 # A look that nobody took up by then is left to the next.
 MONEY_SECONDS = 25
+NONCES_SECONDS = 55
 
 
 @shared_task(name="signer.drain", **RETRIED)
@@ -81,3 +82,16 @@ def watch_money() -> None:
 def check_money(chain_id: int) -> None:
     """Look once at the money of a chain's lanes."""
     money.check(chain_id)
+
+
+@shared_task(name="signer.nonces", ignore_result=True)
+def watch_nonces() -> None:
+    """Have somebody compare the used lanes of each chain with it."""
+    for chain_id in strangers.used_chains():
+        check_nonces.apply_async(args=[chain_id], expires=NONCES_SECONDS, retry=False)
+
+
+@shared_task(name="signer.check_nonces", **RETRIED)
+def check_nonces(chain_id: int) -> None:
+    """Compare a chain's used lanes with it once."""
+    strangers.look(chain_id)

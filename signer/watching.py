@@ -70,7 +70,8 @@ class Watch:
         """Poll until nothing is in flight or the slice is used."""
         pause = min(max(self.chain.block_time_ms / 4000, 0.05), 3.0)
         deadline = time.monotonic() + seconds
-        self._try(self._recheck)
+        if self._try(self._recheck) and not in_flight(self.chain.pk).exists():
+            return  # woken for that alone
         with heads(self.chain) as next_head:
             while in_flight(self.chain.pk).exists():
                 if self._try(self.poll):
@@ -90,9 +91,10 @@ class Watch:
 
     def _recheck(self) -> bool:
         """Now and then look again at what was settled: a reorganisation may have been deeper than was waited for."""
-        if rechecking.is_due(self.held):
-            rechecking.recheck(self.held, self.rpc)
-        return False
+        if not rechecking.is_due(self.held):
+            return False
+        rechecking.recheck(self.held, self.rpc)
+        return True
 
     def poll(self) -> bool:
         """Look at the chain once; return whether there is more to be seen at once.

@@ -55,9 +55,18 @@ def lowest_block(call: Call, votes: Sequence[Any]) -> Any:
 
 
 def same_receipt(call: Call, votes: Sequence[Any]) -> Any:
-    return _same_by(
-        call, votes, lambda it: it and (it["blockHash"].lower(), it["transactionHash"].lower(), it["status"])
-    )
+    return _same_by(call, votes, lambda it: it and _deciding(it))
+
+
+def same_block_receipts(call: Call, votes: Sequence[Any]) -> Any:
+    return _same_by(call, votes, lambda given: given and [_deciding(it) for it in given])
+
+
+def _deciding(receipt: Any) -> tuple[str, ...]:
+    """Return what an outcome follows from; the rest is told in other words by other nodes."""
+    contract = receipt.get("contractAddress") or ""
+    named = (receipt["blockHash"], receipt["transactionHash"], contract)
+    return *(each.lower() for each in named), receipt["blockNumber"], receipt["status"]
 
 
 def same(call: Call, votes: Sequence[Any]) -> Any:
@@ -69,6 +78,7 @@ REDUCERS: Mapping[str, Callable[[Call, Sequence[Any]], Any]] = {
     "eth_getTransactionCount": lowest,
     "eth_getBlockByNumber": lowest_block,
     "eth_getTransactionReceipt": same_receipt,
+    "eth_getBlockReceipts": same_block_receipts,
 }
 
 

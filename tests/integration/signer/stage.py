@@ -152,6 +152,14 @@ class Stage(AnyStage[AnvilServer]):
         return dict(next((v for k, v in content.items() if k.lower() == self.key.address.lower()), {}))
 
 
+def send_as_stranger(stage: Stage, count: int = 1) -> None:
+    """Send from our address without the signer, as another program with the same key would."""
+    stage.rpc("anvil_impersonateAccount", stage.key.address)
+    for _ in range(count):
+        stage.rpc("eth_sendTransaction", {"from": stage.key.address, "to": "0x" + "22" * 20, "value": "0x1"})
+    stage.rpc("anvil_stopImpersonatingAccount", stage.key.address)
+
+
 class SecondStage(AnyStage[EthereumJs]):
     """On EthereumJS, with its consensus client in hand. It mines when told, and while `settle` waits."""
 

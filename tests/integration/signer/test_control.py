@@ -8,7 +8,7 @@ from signer.errors import NotPossibleError
 from signer.fees import Fees
 from signer.models import Act, Attempt, Incident, Lane, Transaction
 from tests.integration.signer.lying_node import LyingNode
-from tests.integration.signer.stage import Stage
+from tests.integration.signer.stage import Stage, send_as_stranger
 
 WHO = {"actor": "anna", "reason": "because"}
 
@@ -16,14 +16,6 @@ WHO = {"actor": "anna", "reason": "because"}
 def state(row: Transaction) -> tuple[str, str]:
     row.refresh_from_db()
     return row.state, row.sub_state
-
-
-def send_as_stranger(stage: Stage, count: int = 1) -> None:
-    """Send from our address without the signer, as another program with the same key would."""
-    stage.rpc("anvil_impersonateAccount", stage.key.address)
-    for _ in range(count):
-        stage.rpc("eth_sendTransaction", {"from": stage.key.address, "to": "0x" + "22" * 20, "value": "0x1"})
-    stage.rpc("anvil_stopImpersonatingAccount", stage.key.address)
 
 
 # --- Lanes ------------------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ from uuid import UUID
 import pytest
 from django.utils import timezone
 
+from signer import queue, sweeping
 from signer.models import Attempt, Chain, Incident, Lane, Transaction
-from signer.watching import Watch
+from signer.watching import Watch, watch
 from tests.integration.signer.lying_node import LyingNode
 from tests.integration.signer.stage import Stage
 from workflows import claim, release
@@ -81,6 +82,81 @@ def test_second_look_at_a_chain_that_kept_its_blocks_says_nothing(manual: Stage)
     manual.watch()
     assert Chain.objects.get().rechecked_at is not None
     assert not Incident.objects.exists()
+
+
+@pytest.fixture
+def rung(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The chains whose watchers a sweep wakes."""
+    woken: list[int] = []
+    monkeypatch.setattr(sweeping, "ring_chain", woken.append)
+    queue.client().delete("chains:31337:rechecked")
+    return woken
+
+
+def idle(manual: Stage) -> Transaction:
+    """Have the chain come to rest after a transaction, and its last second look be long ago."""
+    row = manual.submit()
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    assert state(row) == "COMPLETED"
+    Chain.objects.update(rechecked_at=timezone.now() - timezone.timedelta(seconds=400), lease_until=None)
+    return row
+
+
+@pytest.mark.case("S66")
+@pytest.mark.sqlite_too
+def test_reorganisation_of_an_idle_chain_is_told_of_after_one_sweep(manual: Stage, rung: list[int]) -> None:
+    row = idle(manual)
+    manual.rpc("anvil_reorg", 1, [])
+    assert manual.rpc("eth_getTransactionReceipt", manual.attempts(row.pk)[0].hash) is None
+    sweeping.sweep()
+    assert rung == [31337]
+    for chain_id in rung:
+        watch(chain_id)
+    incident = Incident.objects.get(closed_at=None)
+    assert (incident.kind, incident.details["transactions"]) == ("DEEP_REORG", [str(row.pk)])
+    assert state(row) == "COMPLETED", "what was told cannot be taken back by a program"
+
+
+def test_idle_chain_is_looked_at_once_in_a_while_and_not_for_ever(manual: Stage, rung: list[int]) -> None:
+    idle(manual)
+    sweeping.sweep()
+    watch(31337)
+    queue.client().delete("chains:31337:rechecked")
+    sweeping.sweep()
+    assert rung == [31337], "it has just been looked at"
+    Chain.objects.update(rechecked_at=None)
+    Transaction.objects.update(settled_at=timezone.now() - timezone.timedelta(days=2))
+    sweeping.sweep()
+    assert rung == [31337], "it has been looked at for a day"
+
+
+def test_idle_chain_whose_node_is_away_is_not_called_upon_every_second(
+    manual: Stage, liar: LyingNode, rung: list[int]
+) -> None:
+    idle(manual)
+    liar.lose_requests = True
+    for _ in range(3):
+        sweeping.sweep()
+        watch(31337)
+    assert rung == [31337]
+    liar.lose_requests = False
+    queue.client().delete("chains:31337:rechecked")
+    sweeping.sweep()
+    assert rung == [31337, 31337], "it is still due"
+
+
+def test_second_look_alone_follows_no_heads(
+    manual: Stage, liar: LyingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle(manual)
+    followed: list[object] = []
+    monkeypatch.setattr("signer.watching.heads", followed.append)
+    liar.seen.clear()
+    watch(31337)
+    assert followed == []
+    assert sum(liar.seen.values()) <= 3, "the block, and whose chain it is"
 
 
 @pytest.mark.parametrize("count", [3, 40])

@@ -18,6 +18,7 @@ from tests.integration.signer.lying_node import Call, LyingNode
 from tests.integration.signer.stage import Stage
 
 RECEIPT = "eth_getTransactionReceipt"
+BLOCK_RECEIPTS = "eth_getBlockReceipts"
 
 
 @pytest.mark.case("S46", "S67")
@@ -73,6 +74,61 @@ def test_receipt_that_comes_and_goes_between_nodes_moves_nothing(manual: Stage, 
     manual.mine()
     manual.watch()
     assert state(row)[0] == TransactionState.COMPLETED
+
+
+def saying_failed(node: LyingNode, hashes: set[str]) -> Callable[[Call], dict[str, Any] | None]:
+    """Return a lie: these transactions failed."""
+
+    def told(receipt: Any) -> Any:
+        return {**receipt, "status": "0x0"} if receipt["transactionHash"] in hashes else receipt
+
+    def lie(call: Call) -> dict[str, Any] | None:
+        if call["method"] not in (RECEIPT, BLOCK_RECEIPTS):
+            return None
+        node.faults["lie"] += 1
+        given = node.forward(call)["result"]
+        return {"result": [told(each) for each in given] if isinstance(given, list) else told(given)}
+
+    return lie
+
+
+@pytest.mark.case("S67", "PC12")
+@pytest.mark.parametrize(("liar", "lied_of"), [(0, 25), (1, 25), (0, 1)])
+def test_full_block_on_whose_receipts_the_nodes_do_not_agree_settles_nothing_of_it(
+    manual: Stage, pair: Pair, liar: int, lied_of: int
+) -> None:
+    Chain.objects.update(max_in_flight=100)
+    rows = [manual.submit(gas_limit=21_000) for _ in range(25)]
+    manual.drain()
+    manual.mine()
+    hashes = [attempt.hash for row in rows for attempt in manual.attempts(row.pk)]
+    pair[liar].lie = saying_failed(pair[liar], set(hashes[:lied_of]))
+    manual.watch()
+    assert pair[liar].faults["lie"] > 0
+    states = [state(row)[0] for row in rows]
+    assert states == ["BROADCASTING"] * lied_of + ["COMPLETED"] * (25 - lied_of)
+    pair[liar].lie = None
+    manual.watch()
+    assert {state(row)[0] for row in rows} == {TransactionState.COMPLETED}
+
+
+@pytest.mark.case("PC12")
+def test_full_block_on_which_two_nodes_agree_takes_one_call_to_each(manual: Stage, pair: Pair) -> None:
+    Chain.objects.update(max_in_flight=100)
+    manual.submit()
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    rows = [manual.submit(gas_limit=21_000) for _ in range(25)]
+    manual.drain()
+    manual.mine()
+    for node in pair:
+        node.seen.clear()
+    manual.watch()
+    assert {state(row)[0] for row in rows} == {TransactionState.COMPLETED}
+    # The block, and the last of before, in case its watcher died.
+    assert [node.seen[BLOCK_RECEIPTS] for node in pair] == [2, 2]
+    assert [node.seen[RECEIPT] for node in pair] == [0, 0]
 
 
 @pytest.mark.case("PC12")

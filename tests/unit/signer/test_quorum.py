@@ -13,7 +13,14 @@ LOST = RpcTransportError("timeout")
 
 
 def receipt(block: str, status: str = "0x1") -> dict[str, Any]:
-    return {"blockHash": block, "transactionHash": "0xABC", "status": status, "logs": []}
+    return {
+        "blockHash": block,
+        "blockNumber": "0x7",
+        "transactionHash": "0xABC",
+        "status": status,
+        "contractAddress": None,
+        "logs": [],
+    }
 
 
 @pytest.mark.parametrize(
@@ -47,6 +54,27 @@ def test_receipts_of_one_block_agree_whatever_else_they_hold() -> None:
     first, second = receipt("0xB1"), {**receipt("0xb1"), "l1Fee": "0x1", "transactionHash": "0xabc"}
     assert agree(RECEIPT, [first, second], 2) is first
     assert agree(RECEIPT, [None, None], 2) is None
+
+
+@pytest.mark.case("S67", "PC12")
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"blockHash": "0xb2"},
+        {"blockNumber": "0x8"},
+        {"transactionHash": "0xabd"},
+        {"status": "0x0"},
+        {"contractAddress": "0x22"},
+    ],
+)
+def test_receipts_of_a_block_agree_when_all_that_decides_is_the_same(changed: dict[str, str]) -> None:
+    whole, one = ("eth_getBlockReceipts", ["0x7"]), receipt("0xb1")
+    same = {**receipt("0xB1"), "transactionHash": "0xabc", "logs": [{}], "effectiveGasPrice": "0x1"}
+    first = [one, one]
+    assert agree(whole, [first, [same, same]], 2) is first
+    assert agree(whole, [[], []], 2) == []
+    for other in ([one, {**one, **changed}], [one], [], None, one):
+        assert isinstance(agree(whole, [first, other], 2), RpcDisagreementError)
 
 
 @pytest.mark.case("S30")
