@@ -39,11 +39,12 @@ workflows_admin.REFERENCE_FINDERS.append(transactions_with_hash)
 class ApiTokenAdmin(ModelAdmin):  # type: ignore[misc]
     """API tokens: who has one, when it was last used, and taking it away. They are made by create_api_token."""
 
-    list_display = ("name", "prefix", "tenant", "role", "created_at", "last_used_at", "shown_state")
+    list_display = ("name", "prefix", "owner", "tenant", "role", "created_at", "last_used_at", "shown_state")
     list_filter = ("role", "tenant")
-    search_fields = ("name", "prefix")
+    search_fields = ("name", "prefix", "owner")
     fields = readonly_fields = (
         "name",
+        "owner",
         "prefix",
         "tenant",
         "role",

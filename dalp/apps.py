@@ -12,7 +12,9 @@ class DalpConfig(AppConfig):
     def ready(self) -> None:
         """Connect logs, error reports, queues, checks and alerts; opens no connection."""
         from dalp import alerts, celery, checks, heartbeat, logs, sentry  # noqa: F401, heartbeat listens
+        from dalp.models import ApiToken
         from keyguard import crashpoints
+        from keyguard.policies import asking
         from workflows import crashpoint
 
         logs.configure()
@@ -23,3 +25,4 @@ class DalpConfig(AppConfig):
         for name, where in crashpoints.NAMES.items():
             crashpoint.register(name, where)
         crashpoints.connect(crashpoint)
+        asking.on_behalf(ApiToken.owners_behind)

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 import uuid
 from collections.abc import Sequence
@@ -45,6 +46,8 @@ class ApiToken(models.Model):
     tenant = models.CharField(
         max_length=64, default=DEFAULT_TENANT, db_default=DEFAULT_TENANT
     )  # whose keys it may use
+    # The person who has it: what is asked for with it, that person does not approve.
+    owner = models.CharField(max_length=150, default="", db_default="", blank=True)
     # Whose approvals its holder may give. No role is a member of any by itself.
     groups = models.JSONField(default=list, blank=True)
     created_at = models.DateTimeField(db_default=Now())
@@ -60,7 +63,12 @@ class ApiToken(models.Model):
 
     @classmethod
     def issue(
-        cls, name: str, role: str, groups: Sequence[str] = (), tenant: str = DEFAULT_TENANT
+        cls,
+        name: str,
+        role: str,
+        groups: Sequence[str] = (),
+        tenant: str = DEFAULT_TENANT,
+        owner: str = "",
     ) -> tuple["ApiToken", str]:
         """Store a new token and return it with the text that its holder sends."""
         text = f"dalp_{secrets.token_urlsafe(32)}"
@@ -68,6 +76,7 @@ class ApiToken(models.Model):
             name=name,
             role=Role(role),
             tenant=tenant,
+            owner=owner,
             groups=sorted(set(groups)),
             prefix=text[:TOKEN_PREFIX_LENGTH],
             token_sha256=token_digest(text),
@@ -83,6 +92,18 @@ class ApiToken(models.Model):
         expected = token.token_sha256 if token else "0" * 64
         same = hmac.compare_digest(token_digest(text), expected)
         return token if token and same and token.revoked_at is None else None
+
+    @classmethod
+    def owners_behind(cls, asked_by: str) -> set[str]:
+        """Return who has the tokens that this names, as requests and acts name them."""
+        named = re.fullmatch(
+            r"token:([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})|.*\((\S+)\)", asked_by, re.DOTALL
+        )
+        if named is None:
+            return set()
+        pk, prefix = named.groups()
+        rows = cls.objects.filter(pk=pk) if pk else cls.objects.filter(prefix=prefix)
+        return set(rows.exclude(owner="").values_list("owner", flat=True))
 
     def may(self, role: Role) -> bool:
         """Return whether this token may do what `role` may."""

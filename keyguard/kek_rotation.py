@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 import structlog
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 
@@ -23,7 +24,7 @@ from keyguard.backend_errors import KekInUseError, KekNotNewError, KekRotationEr
 from keyguard.crashpoints import crashpoint
 from keyguard.curve import wipe
 from keyguard.envelope import KekCipher, WrappedDek
-from keyguard.errors import KekMissingError, MaterialTamperedError
+from keyguard.errors import CeremonyError, KekMissingError, MaterialTamperedError
 from keyguard.kek_providers import configured, provider_of
 from keyguard.keys import suspend_key
 from keyguard.material import binding_of
@@ -118,6 +119,24 @@ def ask_to_destroy(kek_id: UUID, actor: str) -> Question | None:
     return operations.permit(
         Operation(KekVerb.DESTROY, f"KEK {kek_id}", str(kek_id), reason, {"key": str(kek)}), actor
     )
+
+
+def ask_to_back_up(
+    kek: Kek, threshold: int, custodians: Sequence[tuple[str, str]], actor: str
+) -> Question | None:
+    """Return the question that stands before a KEK is taken apart, if there is one.
+
+    custodians: their names, and the fingerprints of their keys; none: shares in the clear, for whoever has the sheets.
+    Raises CeremonyError where others approve, who could not know then who gets the shares.
+    """
+    if settings.KEYGUARD_OPERATIONS_GROUP and not custodians:
+        raise CeremonyError(
+            "others approve a backup here, so each share is sealed to a person: name them with --custodian"
+        )
+    to = ", ".join(f"{name} ({fingerprint})" for name, fingerprint in custodians)
+    reason = f"a backup of {len(custodians)} shares, any {threshold} of which give the KEK back, for {to}"
+    shown = {"key": str(kek), "threshold": threshold, "custodians": to}
+    return operations.permit(Operation(KekVerb.BACK_UP, f"KEK {kek.pk}", str(kek.pk), reason, shown), actor)
 
 
 # --- Moving ---------------------------------------------------------------------------------------------------

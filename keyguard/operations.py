@@ -57,7 +57,7 @@ def permit(operation: Operation, actor: str) -> Question | None:
     if not settings.KEYGUARD_OPERATIONS_GROUP:
         return None
     with transaction.atomic():
-        if asking.is_granted(operation.subject, operation.content_hash, [_need()]):
+        if asking.is_granted(operation.subject, operation.content_hash, [_need()], _policy().pk):
             return None
         return _ask(QuestionKind.COMMAND, operation, actor)
 

@@ -35,6 +35,7 @@ class KekVerb(TextChoices):
 
     ROTATE = "KEK_ROTATE", "move all keys to a new KEK"
     DESTROY = "KEK_DESTROY", "destroy a KEK"
+    BACK_UP = "KEK_BACK_UP", "take a KEK apart for custodians"
 
 
 class SealVerb(TextChoices):

@@ -49,7 +49,13 @@ def asked_of(question: Question) -> str:
         for name in ("not_before", "not_after")
         if name in shown
     ]
-    words = {"backend": "in the backend", "fund_wei": "sending along, in wei,", "to": "kept by"}
+    words = {
+        "backend": "in the backend",
+        "fund_wei": "sending along, in wei,",
+        "to": "kept by",
+        "threshold": "given back by any",
+        "custodians": "of the shares of",
+    }
     facts += [f"{text} {shown[name]}" for name, text in words.items() if shown.get(name)]
     address = f" ({shown['address']})" if "address" in shown else ""
     verb = shown["verb"]

@@ -1,8 +1,8 @@
 """Asking people: who may answer, what their answer is bound to, and how long it holds.
 
-Upholds: whoever asks does not answer; one no ends it; a yes holds for the very content that was shown, for as long as
-whoever gave it may give it, and until its time is up. What was signed once under it may be signed again with another
-nonce or fee: that is the same request.
+Upholds: whoever asks does not answer; one no ends it; a yes holds for the very content that was shown, under the policy
+that was in force then, for as long as whoever gave it may give it, and until its time is up. What was signed once under
+it may be signed again with another nonce or fee: that is the same request, under the needs of the policy of that moment.
 """
 
 import hashlib
@@ -31,12 +31,19 @@ LIVE = (QuestionState.OPEN, QuestionState.GRANTED, QuestionState.USED)
 
 Listener = Callable[[Question], None]
 _listeners: list[Listener] = []
+_finders: list[Callable[[str], set[str]]] = []
 
 
 def on_answer(listener: Listener) -> None:
     """Have `listener` called, after the commit, with each question that is answered. A hint: it may be lost."""
     if listener not in _listeners:
         _listeners.append(listener)
+
+
+def on_behalf(find: Callable[[str], set[str]]) -> None:
+    """Have `find` say which people are behind a name that requests come under, such as a token's."""
+    if find not in _finders:
+        _finders.append(find)
 
 
 def ask(
@@ -64,14 +71,10 @@ def ask(
     )
     with transaction.atomic():
         live = _live(subject, content_hash)
-        if live is not None and live.state != QuestionState.OPEN and not _holds(live, needs):
-            Question.objects.filter(pk=live.pk).update(state=QuestionState.EXPIRED)
+        if live is not None and _is_stale(live, question, needs):
+            Question.objects.filter(pk=live.pk).update(state=QuestionState.EXPIRED, answered_at=Now())
         Question.objects.bulk_create([question], ignore_conflicts=True)
         found = Question.objects.get(subject=subject, content_hash=content_hash, state__in=LIVE)
-        # Rules that ask for more, or for others, than when it was asked: what was said so far does not answer them.
-        if found.state == QuestionState.OPEN and found.needs != question.needs:
-            Question.objects.filter(pk=found.pk).update(needs=question.needs, policy=policy)
-            found.refresh_from_db()
         if found.pk == question.pk:
             note_row("asked", found, subject=subject, asked_by=found.asked_by)
     if found.pk == question.pk:
@@ -79,10 +82,20 @@ def ask(
     return found
 
 
-def is_granted(subject: str, content_hash: str, needs: Sequence[Need]) -> bool:
-    """Return whether people have said yes to this content, and note that it is used. In the signing transaction."""
+def _is_stale(live: Question, question: Question, needs: Sequence[Need]) -> bool:
+    """Return whether what was asked before is another question: of rules that asked for less, or for others."""
+    if live.state == QuestionState.OPEN:
+        return bool(live.needs != question.needs or live.policy_id != question.policy_id)
+    return not _holds(live, needs, question.policy_id)
+
+
+def is_granted(subject: str, content_hash: str, needs: Sequence[Need], policy_id: UUID | None) -> bool:
+    """Return whether people have said yes to this content, and note that it is used. In the signing transaction.
+
+    policy_id: of the policy in force.
+    """
     question = _live(subject, content_hash)
-    if question is None or not _holds(question, needs):
+    if question is None or not _holds(question, needs, policy_id):
         return False
     return bool(Question.objects.filter(pk=question.pk).update(state=QuestionState.USED))
 
@@ -92,14 +105,15 @@ def _live(subject: str, content_hash: str) -> Question | None:
     return rows.select_for_update().first()
 
 
-def _holds(question: Question, needs: Sequence[Need]) -> bool:
+def _holds(question: Question, needs: Sequence[Need], policy_id: UUID | None) -> bool:
     """Return whether the answer is what is asked for now: in time, by people who may say so, and as many as it takes."""
     if question.state == QuestionState.USED:
         # What a command does is done once; a transaction is the same with another fee.
         return question.kind != QuestionKind.COMMAND and _covers(question.needs, needs)
     in_time = Question.objects.filter(pk=question.pk, expires_at__gt=Now()).exists()
     wanted = [asdict(need) for need in needs]
-    return question.state == QuestionState.GRANTED and in_time and _suffice(question, wanted)
+    is_given = question.state == QuestionState.GRANTED and question.policy_id == policy_id
+    return is_given and in_time and _suffice(question, wanted)
 
 
 def vote(
@@ -144,7 +158,8 @@ def require_may_vote(question: Question | None, person: AbstractBaseUser, conten
         raise VoteInvalidError(f"the question is closed: {question.get_state_display()}")
     if not Question.objects.filter(pk=question.pk, expires_at__gt=Now()).exists():
         raise VoteInvalidError("the time for an answer is over")
-    if name == question.asked_by.removeprefix("command:"):
+    asked_by = question.asked_by
+    if name in {asked_by.removeprefix("command:")}.union(*(find(asked_by) for find in _finders)):
         raise VoteInvalidError("whoever asks does not answer")
     if question.content_hash != content_hash:
         raise VoteInvalidError("what you were shown is not what is asked: read it again")

@@ -33,7 +33,7 @@ class Asked:
         """Return what people's answer is bound to: all but nonce and fees, which may change while they think."""
         facts = self.facts
         parts: list[object] = [facts.what, self.key.pk, facts.chain, facts.to, facts.value, facts.data.hex()]
-        parts += [facts.primary_type, repr(facts.domain), repr(facts.message)]
+        parts += [facts.primary_type, repr(facts.domain), repr(facts.message), facts.rest]
         return asking.hash_of("|".join(map(str, parts)))
 
 
@@ -79,7 +79,9 @@ def decide(requests: Sequence[Asked], policy_id: UUID | None) -> None:
             raise UndecidedError(PolicyDeniedError(words), place, policy_id, verdict)
     _spend(requests, verdicts, policy_id)
     for place, (asked, verdict) in enumerate(zip(requests, verdicts, strict=True)):
-        if verdict.needs and not asking.is_granted(asked.subject, asked.content_hash, verdict.needs):
+        if verdict.needs and not asking.is_granted(
+            asked.subject, asked.content_hash, verdict.needs, policy_id
+        ):
             raise UndecidedError(ApprovalPendingError(_people(verdict.needs)), place, policy_id, verdict)
 
 

@@ -3,6 +3,7 @@
 `what` sorts requests by what they can do: what hands out a right is never taken for the call that it looks like.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -74,6 +75,8 @@ class Facts:
     primary_type: str = ""
     domain: Mapping[str, Any] = field(default_factory=dict, repr=False)
     message: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    # A digest of what no rule asks for and people's answer is bound to all the same.
+    rest: str = field(default="", repr=False, compare=False)
     # The arguments of the call by the function's text: several rules may ask for them.
     read: dict[str, dict[str, Any] | None] = field(default_factory=dict, repr=False, compare=False)
 
@@ -100,6 +103,7 @@ def facts_of_content(content: "Content | Call", alias: str, address: str, caller
                 value=content.value,
                 gas_cost=_gas_cost(content),
                 data=content.data,
+                rest=_rest(content),
                 **who,
             )
         case Call():
@@ -124,6 +128,7 @@ def facts_of_content(content: "Content | Call", alias: str, address: str, caller
                 primary_type=content.primary_type,
                 domain=content.domain,
                 message=content.message,
+                rest=hashlib.sha256(content.payload()).hexdigest(),  # the types, too
                 **who,
             )
         case Authorization():
@@ -155,6 +160,16 @@ def _gas_cost(content: UnsignedTransaction) -> int:
     price = content.gas_price if content.type in GAS_PRICED else content.max_fee_per_gas
     blobs = len(content.sidecar.versioned_hashes) if content.sidecar else 0
     return content.gas * price + blobs * GAS_PER_BLOB * content.max_fee_per_blob_gas
+
+
+def _rest(content: UnsignedTransaction) -> str:
+    """Return a digest of what a transaction carries besides, without the nonces, which may change; mostly nothing."""
+    blobs = content.sidecar.versioned_hashes if content.sidecar else ()
+    # The delegates and who hands over to them; the signatures are of the nonces.
+    carried = [(one.chain_id, one.delegate, one.authority()) for one in content.authorizations]
+    if not (content.access_list or blobs or carried):
+        return ""
+    return hashlib.sha256(repr([content.access_list, list(blobs), carried]).encode()).hexdigest()
 
 
 def _hex(address: bytes) -> str:

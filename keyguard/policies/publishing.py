@@ -87,7 +87,7 @@ def vote(
         answered = asking.vote(question.pk, person, approves, content_hash, reason)
         if answered.kind in EXECUTORS and answered.state == QuestionState.GRANTED:
             needs = [Need(need["rule"], need["approvals"], need["group"]) for need in answered.needs]
-            asking.is_granted(answered.subject, answered.content_hash, needs)
+            asking.is_granted(answered.subject, answered.content_hash, needs, answered.policy_id)
             EXECUTORS[answered.kind](answered, person.get_username())
     return answered
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from dalp.models import ApiToken, Role
@@ -16,7 +17,7 @@ class Command(BaseCommand):
     help = "Makes a token for the REST API and prints it once."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare --name, --role, --group and --tenant."""
+        """Declare --name, --role, --group, --owner and --tenant."""
         parser.add_argument("--name", required=True, help="who will use it")
         parser.add_argument("--role", required=True, choices=Role.values)
         parser.add_argument(
@@ -24,6 +25,11 @@ class Command(BaseCommand):
             action="append",
             default=[],
             help="whose approvals the holder may give; may be repeated",
+        )
+        parser.add_argument(
+            "--owner",
+            default="",
+            help="the user's name of the person who has it: they do not approve what is asked for with it",
         )
         parser.add_argument(
             "--tenant", default=DEFAULT_TENANT, help="whose keys the holder may use (default: default)"
@@ -35,5 +41,8 @@ class Command(BaseCommand):
             tenant = checked_tenant(options["tenant"])
         except KeyguardError as error:
             raise CommandError(f"{error.code}: {error}") from None
-        _, text = ApiToken.issue(options["name"], options["role"], options["group"], tenant)
+        owner = options["owner"]
+        if owner and not User.objects.filter(username=owner).exists():
+            raise CommandError(f"--owner: there is no user {owner!r}")
+        _, text = ApiToken.issue(options["name"], options["role"], options["group"], tenant, owner)
         self.stdout.write(text)

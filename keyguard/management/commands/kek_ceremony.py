@@ -14,6 +14,8 @@ from keyguard.audit.rows import note_row
 from keyguard.curve import wipe
 from keyguard.errors import KeyguardError
 from keyguard.kek_providers.env import secret_of
+from keyguard.kek_rotation import ask_to_back_up
+from keyguard.management.asking import say_asked, who
 from keyguard.management.key_command import KeyCommand
 from keyguard.models import Kek, KekDrill
 from keyguard.sealed_shares import ShareCustodian
@@ -26,7 +28,7 @@ class Command(KeyCommand):
     help = (
         "back-up: writes the active KEK of the environment as shares, a sheet for each custodian. drill: puts sheets "
         "together, compares, and shows nothing. restore: writes the KEK to a file. "
-        "open-share: a custodian opens what was sealed to them. To be done on a machine without a network."
+        "open-share: a custodian opens what was sealed to them. To be done where nothing but the database can be reached."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -86,6 +88,10 @@ class Command(KeyCommand):
             raise CommandError(
                 "The active KEK is not of the environment: its keeper (Vault, the HSM) has a backup of its own."
             )
+        named = [(one.name, one.fingerprint) for one in custodians]
+        if question := ask_to_back_up(kek, threshold, named, who()):
+            say_asked(self.stdout, question)
+            return
         shares = ceremony.split(secret_of(kek), threshold, count, passphrase)
         made = f"{timezone.now():%Y-%m-%d}"
         for number, share in enumerate(shares, start=1):
@@ -142,7 +148,7 @@ class Command(KeyCommand):
             threshold=threshold,
             shares=shares,
             custodians=custodians,
-            actor=f"command:{getpass.getuser()}",
+            actor=who(),
         )
         note_row("kek_drill", kept, drill=str(kind))
 

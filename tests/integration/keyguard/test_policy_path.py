@@ -1,6 +1,7 @@
 """The policy on the signing path: what it denies, what people must approve, what limits leave."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +12,8 @@ from django.db.models import F
 from django.utils import timezone
 from eth_account import Account
 
+from dalp.api.auth import actor, scope
+from dalp.models import ApiToken
 from keyguard import (
     ApprovalPendingError,
     HandOverRequest,
@@ -185,6 +188,24 @@ def test_answers_that_do_not_count(key: Key, question: Question) -> None:
 
 
 @pytest.mark.case("K44")
+def test_whoever_has_the_token_that_asks_does_not_answer_by_whichever_of_their_tokens(key: Key) -> None:
+    tokens = [ApiToken.issue(name, "operator", owner="ann")[0] for name in ("backoffice", "laptop")]
+    strangers, _ = ApiToken.issue("service", "operator")
+    put_in_force(*ALLOW_ALL, ask(approvals=1))
+    names = [scope(tokens[0]), actor(tokens[1]), scope(strangers), "token:nobody", "(x)"]
+    for number, caller in enumerate(names):
+        request = replace(wanted(key, number, f"payment {number}"), caller=caller)
+        with pytest.raises(ApprovalPendingError):
+            sign_transactions([request])
+    ann = person("ann", "treasury")
+    may = {
+        question.asked_by: not publishing.may_vote(question, ann)
+        for question in Question.objects.filter(state="OPEN")
+    }
+    assert may == dict(zip(names, (False, False, True, True, True), strict=True))
+
+
+@pytest.mark.case("K44")
 def test_yes_of_a_member_who_was_removed_since_does_not_count(key: Key, question: Question) -> None:
     ann = person("ann", "treasury")
     say(question, ann)
@@ -221,6 +242,39 @@ def test_policy_that_became_stricter_after_the_approval_decides(key: Key, questi
     put_in_force(ask())
     with pytest.raises(PolicyDeniedError):
         sign_transactions([wanted(key)])
+
+
+@pytest.mark.case("K45")
+def test_yes_is_for_the_policy_that_was_in_force_when_people_were_asked(key: Key, question: Question) -> None:
+    say(question, person("ann", "treasury"))
+    put_in_force(*ALLOW_ALL, ask(), {"name": "never", "effect": "deny", "when": {"chain": [99]}})
+    with pytest.raises(ApprovalPendingError):
+        sign_transactions([wanted(key)])
+    anew = Question.objects.get(state="OPEN")
+    assert (anew != question, anew.votes.count()) == (True, 0)
+    for name in ("ann", "bob"):
+        say(anew, person(name, "treasury"))
+    sign_transactions([wanted(key)])
+    put_in_force(*ALLOW_ALL, ask())
+    assert sign_transactions([wanted(key, 1)]), "what was signed once is the same request with another nonce"
+
+
+@pytest.mark.parametrize(
+    "carried",
+    [
+        {"accessList": [{"address": TO, "storageKeys": []}]},
+        {"accessList": [{"address": TO, "storageKeys": ["0x" + "01" * 32]}]},
+    ],
+)
+def test_yes_is_for_all_that_the_transaction_carries(
+    key: Key, question: Question, carried: dict[str, Any]
+) -> None:
+    for name in ("ann", "bob"):
+        say(question, person(name, "treasury"))
+    with pytest.raises(ApprovalPendingError):
+        sign_transactions([wanted(key, **carried)])
+    assert Question.objects.count() == 2
+    sign_transactions([wanted(key)])
 
 
 # --- Limits -----------------------------------------------------------------------------------------------

@@ -14,9 +14,13 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from django.core.management import CommandError, call_command
 
+from dalp.console.keys import asked_of
 from keyguard import ceremony, create_key, sealed_shares
 from keyguard.errors import CeremonyError
 from keyguard.models import Kek, KekDrill
+from keyguard.policies import publishing
+from keyguard.policies.models import Question
+from tests.integration.keyguard.policies import person
 
 SECRET = bytes(range(32, 64))
 NAMES = ["ann", "bob", "cat"]
@@ -103,6 +107,34 @@ def test_backup_is_sealed_opened_by_each_custodian_and_put_together(
 
 
 @pytest.mark.case("K52")
+@pytest.mark.case("K44")
+def test_backup_takes_others_approval_for_these_very_custodians(
+    db: None, settings: Any, people: Path, tmp_path: Path
+) -> None:
+    settings.KEYGUARD_KEK = base64.b64encode(SECRET).decode()
+    create_key("treasury")
+    settings.KEYGUARD_OPERATIONS_GROUP = "officers"
+    place = tmp_path / "sheets"
+    place.mkdir()
+    back_up = ["back-up", "--threshold=2", "--shares=3", "--directory", place]
+    with pytest.raises(CommandError, match="sealed to a person"):
+        run(*back_up)
+    named = [f"--custodian={name}={people / name}.pub" for name in NAMES]
+    assert "officers must approve it" in run(*back_up, *named)
+    assert not list(place.iterdir())
+    question = Question.objects.get()
+    assert all(name in question.shown["custodians"] for name in NAMES)
+    assert "given back by any 2" in asked_of(question)
+    publishing.vote(question, person("bob", "officers"), True, question.content_hash)
+    assert "must approve" in run(*back_up[:1], "--threshold=3", *back_up[2:], *named), "another threshold"
+    assert "any 2 of which" in run(*back_up, *named)
+    assert len(list(place.iterdir())) == 3
+    again = tmp_path / "again"
+    again.mkdir()
+    assert "must approve it" in run(*back_up[:3], "--directory", again, *named)
+    assert not list(again.iterdir())
+
+
 def test_a_share_opens_without_a_database_and_for_its_custodian_alone(
     sheets: dict[str, Path], people: Path, tmp_path: Path
 ) -> None:
