@@ -11,8 +11,15 @@ from keyguard.models import Key, SigningRecord
 from keyguard.policies import publishing
 from keyguard.policies.models import Policy, Question
 from tests.integration.keyguard.people import PASSWORD, at, browser, someone, text_of
-from tests.integration.keyguard.policies import ALLOW_ALL, ALLOW_PAYMENTS, ask, limit, put_in_force
-from tests.integration.keyguard.test_policy_path import handed_over, wanted
+from tests.integration.keyguard.policies import (
+    ALLOW_ALL,
+    ALLOW_PAYMENTS,
+    ask,
+    handed_over,
+    limit,
+    put_in_force,
+    wanted,
+)
 
 # whitenoise, before `collectstatic` has run
 pytestmark = pytest.mark.filterwarnings("ignore:No directory at:UserWarning")

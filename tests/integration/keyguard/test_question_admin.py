@@ -15,8 +15,7 @@ from keyguard.models import Key
 from keyguard.policies.models import Question, Vote
 from signer.models import Chain, Lane, Transaction
 from tests.integration.keyguard.people import PASSWORD, at, browser, someone, text_of
-from tests.integration.keyguard.policies import ALLOW_ALL, ask, put_in_force
-from tests.integration.keyguard.test_policy_path import wanted
+from tests.integration.keyguard.policies import ALLOW_ALL, ask, put_in_force, wanted
 
 # whitenoise, before `collectstatic` has run
 pytestmark = pytest.mark.filterwarnings("ignore:No directory at:UserWarning")
