@@ -100,14 +100,18 @@ def require_unsealed(backends: Iterable[str]) -> None:
         raise KeyguardSealedError
 
 
-def sealing_of(backend: "OuterRef | str") -> "Exists":
+def sealing_of(backend: "OuterRef") -> "Exists":
     """Return the condition that keys of this backend sign nothing now."""
-    return Exists(open_sealings().filter(Q(backend="") | Q(backend=backend)))
+    return Exists(_open_on(backend))
 
 
 def is_sealed(backend: str) -> bool:
     """Return whether keys of this backend sign nothing now."""
-    return open_sealings().filter(Q(backend="") | Q(backend=backend)).exists()
+    return _open_on(backend).exists()
+
+
+def _open_on(backend: "OuterRef | str") -> QuerySet[Sealing]:
+    return open_sealings().filter(Q(backend="") | Q(backend=backend))
 
 
 def open_sealings() -> QuerySet[Sealing]:

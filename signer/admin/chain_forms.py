@@ -6,7 +6,7 @@ from django import forms
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from signer.admin.ether import GweiField
-from signer.admin.money_forms import ReasonedForm
+from signer.admin.reasoned import ReasonedForm
 from signer.models import Chain
 from signer.requests import checksummed
 

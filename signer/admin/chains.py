@@ -13,7 +13,7 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import display
 
 from signer.admin.chain_forms import ChainForm
-from signer.admin.money import Reasoned
+from signer.admin.reasoned import Reasoned
 from signer.cells import Shown, alarm
 from signer.counting import counted
 from signer.forms import EndpointForm

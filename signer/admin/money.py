@@ -10,8 +10,9 @@ from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
-from signer import acts, topping_up
+from signer import topping_up
 from signer.admin.money_forms import LaneMoneyForm, TopUpForm
+from signer.admin.reasoned import Reasoned
 from signer.cells import alarm, to_lane
 from signer.models import Lane, LaneMoney, TopUp
 from signer.money import about_ether, duration
@@ -114,38 +115,6 @@ def lasts(money: LaneMoney) -> str:
 def lane_cell(lane: Lane) -> str:
     """Return address and chain without a link: in a list the row's own link is around it."""
     return format_html('<code class="text-xs">{}</code><br>{}', lane.address, lane.chain)
-
-
-class Reasoned:
-    """An admin whose edits are on record, and which writes only what was edited: workers write the rest."""
-
-    verb: str
-
-    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        """Store what was entered, and who changed what, and why."""
-        changed = [name for name in form.changed_data if name != "reason"]
-        if change:
-            obj.save(update_fields=changed)
-        else:
-            self.before_adding(request, obj)
-            obj.save()
-        acts.note(
-            request.user.get_username(),
-            self.verb,
-            form.cleaned_data["reason"],
-            lane=getattr(obj, "lane", None),
-            details={name: str(getattr(obj, name)) for name in changed} | self.about(obj),
-        )
-
-    def about(self, obj: Any) -> dict[str, str]:
-        """Return what the record has to name besides, where it is not a lane's."""
-        return {}
-
-    def before_adding(self, request: HttpRequest, obj: Any) -> None:
-        """Set what is set once."""
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 @admin.register(LaneMoney)

@@ -3,24 +3,15 @@
 from typing import Any
 
 from django import forms
-from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
+from unfold.widgets import UnfoldAdminSelectWidget
 
 import keyguard
 from keyguard.models import Key
 from keyguard.states import DEFAULT_TENANT, KeyState
 from signer.admin.ether import EtherField
+from signer.admin.reasoned import ReasonedForm
 from signer.models import Lane, LaneMoney, TopUp
 from signer.sentences import ether
-
-
-class ReasonedForm(forms.ModelForm):  # type: ignore[type-arg]
-    """An edit that says why."""
-
-    reason = forms.CharField(
-        max_length=1000,
-        widget=UnfoldAdminTextareaWidget(attrs={"rows": 2}),
-        help_text="It is kept with your name.",
-    )
 
 
 class LaneMoneyForm(ReasonedForm):
