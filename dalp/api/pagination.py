@@ -74,5 +74,5 @@ def paginate(
 
 
 def instant(value: datetime | None) -> str | None:
-    """Return an instant as RFC 3339 text, or null."""
-    return None if value is None else value.isoformat().replace("+00:00", "Z")
+    """Return an instant as RFC 3339 text that is always as long, so that texts sort as instants do; or null."""
+    return None if value is None else value.isoformat(timespec="microseconds").replace("+00:00", "Z")

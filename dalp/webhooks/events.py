@@ -25,5 +25,5 @@ DEFAULT_TYPES = (*map(type_of, FINAL), RETRACTED)
 
 def test_body(webhook_id: object, at: datetime) -> str:
     """Return the body of an event that says nothing but that events arrive."""
-    stamp = at.isoformat().replace("+00:00", "Z")
+    stamp = at.isoformat(timespec="microseconds").replace("+00:00", "Z")
     return json.dumps({"type": TEST, "timestamp": stamp, "data": {"webhook_id": str(webhook_id)}})
