@@ -11,7 +11,7 @@ import structlog
 from django.conf import settings
 
 from signer import queue
-from signer.blocks import Header, fetch_latest
+from signer.blocks import Header
 from signer.errors import RpcError, SignerError
 from signer.events.catching_up import catch_up
 from signer.events.following import follow
@@ -23,6 +23,7 @@ from signer.events.tenure import PATIENCE, Tenure
 from signer.incidents import close_incident, open_incident
 from signer.models import EventIndex
 from signer.ringing import ring_index
+from signer.rpc.door import LATEST
 from signer.states import Finality, IncidentKind
 from workflows import FencedError, claim, in_seconds, keep, release
 
@@ -64,7 +65,7 @@ def _work(tenure: Tenure, seconds: float) -> bool:
 
 def _look_and_read(tenure: Tenure) -> bool:
     """Look at the chain once and do one step of everything; return whether there was anything to do. Raises SignerError."""
-    tenure.latest = fetch_latest(tenure.rpc)
+    tenure.latest = Header.of(tenure.rpc.agreed_or_raise([LATEST])[0])  # the lowest of its nodes
     final_before = tenure.index.final_front
     tenure.note(
         head_number=tenure.latest.number, head_seen_at=tenure.held.now(), final_number=_final_number(tenure)
@@ -92,7 +93,7 @@ def _final_number(tenure: Tenure) -> int | None:
         deep = head - tenure.chain.confirmations + 1
         found = deep if deep >= 0 else None
     else:
-        [answer] = tenure.rpc.batch([("eth_getBlockByNumber", ["finalized", False])])
+        [answer] = tenure.rpc.agreed([("eth_getBlockByNumber", ["finalized", False])])
         # A node that doesn't say which is final has not said that none is.
         found = Header.of(answer).number if isinstance(answer, dict) else None
     return max((each for each in (before, found) if each is not None), default=None)

@@ -1,4 +1,7 @@
-"""Logs as a node has them, believed only where they fit blocks that it has shown.
+"""Logs as the nodes have them, believed only where all agree on them and they fit blocks that were shown.
+
+A holder table, and what handlers pay out by it, hangs on them: with several nodes, one that leaves a log out, makes one
+up or changes an amount holds the index up, and nothing is taken from it.
 
 Blocks that may still be replaced are asked for one by one, by their hash (EIP-234): such an answer can't belong to
 another fork, and a node that doesn't have the block yet must say so instead of "no logs". What is final is asked for in
@@ -85,7 +88,7 @@ def read_blocks(rpc: Rpc, wanted: Wanted, blocks: Sequence[tuple[int, str]]) -> 
     if not calls:
         return []
     # Some nodes say "no logs" of a block that they don't have: the last one, which has the others below it, is shown.
-    *answers, shown = rpc.batch_or_raise([*calls, ("eth_getBlockByHash", [blocks[-1][1], False])])
+    *answers, shown = rpc.agreed_or_raise([*calls, ("eth_getBlockByHash", [blocks[-1][1], False])])
     if Header.of(shown).hash != blocks[-1][1]:
         raise RpcError("the node answered with another block than the one asked for")
     logs = _in_order(answers)
@@ -102,7 +105,7 @@ def read_range(
     known: blocks by number and hash that the node must have, before the range and above it.
     """
     calls = wanted.calls(fromBlock=hex(first), toBlock=hex(last))
-    *answers, shown = rpc.batch_or_raise([*calls, ("eth_getBlockByNumber", [hex(last), False])])
+    *answers, shown = rpc.agreed_or_raise([*calls, ("eth_getBlockByNumber", [hex(last), False])])
     end, logs = Header.of(shown), _in_order(answers)
     if any(not first <= log.block_number <= last for log in logs):
         raise RpcError("the node gave logs of other blocks than those asked for")
@@ -172,5 +175,5 @@ def _found(log: _WholeLog) -> FoundLog:
 def hashes_of(rpc: Rpc, numbers: Iterable[int]) -> dict[int, str]:
     """Return the hashes that the node's blocks of these numbers have. Raises RpcError where it lacks one."""
     wanted = list(numbers)
-    raws = rpc.batch_or_raise([("eth_getBlockByNumber", [hex(number), False]) for number in wanted])
+    raws = rpc.agreed_or_raise([("eth_getBlockByNumber", [hex(number), False]) for number in wanted])
     return {number: Header.of(raw).hash for number, raw in zip(wanted, raws, strict=True)}

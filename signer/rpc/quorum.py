@@ -69,6 +69,20 @@ def _deciding(receipt: Any) -> tuple[str, ...]:
     return *(each.lower() for each in named), receipt["blockNumber"], receipt["status"]
 
 
+def same_logs(call: Call, votes: Sequence[Any]) -> Any:
+    return _same_by(call, votes, lambda logs: sorted(map(_place_and_content, logs)))
+
+
+def _place_and_content(log: Any) -> tuple[Any, ...]:
+    """Return all that is concluded from a log, in the order of the chain."""
+    named = (log["blockHash"], log["transactionHash"], log["address"], *log["topics"], log["data"])
+    return (
+        *map(quantity, (log["blockNumber"], log["logIndex"])),
+        bool(log.get("removed")),
+        *map(str.lower, named),
+    )
+
+
 def same(call: Call, votes: Sequence[Any]) -> Any:
     return _same_by(call, votes, lambda answer: answer)
 
@@ -77,8 +91,10 @@ REDUCERS: Mapping[str, Callable[[Call, Sequence[Any]], Any]] = {
     "eth_blockNumber": lowest,
     "eth_getTransactionCount": lowest,
     "eth_getBlockByNumber": lowest_block,
+    "eth_getBlockByHash": lowest_block,
     "eth_getTransactionReceipt": same_receipt,
     "eth_getBlockReceipts": same_block_receipts,
+    "eth_getLogs": same_logs,
 }
 
 

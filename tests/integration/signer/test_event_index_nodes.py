@@ -1,13 +1,18 @@
 """The event index and nodes that lag, refuse or tell untruths: an error is never read as no logs."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from django.utils import timezone
 
 from signer.models import EventIndex, EventLog, Incident, WatchedContract
 from tests.integration.signer.coins import ANN, BEN, MINT, Coins
+from tests.integration.signer.endpoints import Pair
 from tests.integration.signer.lying_node import LyingNode, says
+
+Logs = list[dict[str, Any]]
 
 
 def test_a_node_that_lags_is_not_believed_that_there_is_nothing(coins: Coins, liar: LyingNode) -> None:
@@ -121,6 +126,64 @@ def test_logs_of_another_block_are_not_believed(coins: Coins, liar: LyingNode) -
         assert coins.index.last_error
         assert not EventLog.objects.exists()
     liar.lie = None
+    coins.turn()
+    coins.require_equal()
+
+
+@pytest.mark.parametrize("liar_s_place", [0, 1])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda logs: logs[:-1],
+        lambda logs: [*logs, *({**log, "logIndex": "0x63"} for log in logs[:1])],
+        lambda logs: [{**log, "data": "0x" + "00" * 31 + "99"} for log in logs],
+    ],
+    ids=["leaves one out", "makes one up", "changes an amount"],
+)
+def test_nothing_is_taken_from_a_node_that_the_other_contradicts(
+    coins: Coins, pair: Pair, change: Callable[[Logs], Logs], liar_s_place: int
+) -> None:
+    """Of final blocks, which are read in ranges, and of those that are read one by one."""
+    token = coins.deploy()
+    coins.move(token, (MINT, ANN, 3))
+    coins.mine(30)
+    coins.watch(token)
+
+    def lie(call: dict[str, Any]) -> dict[str, Any] | None:
+        if call["method"] != "eth_getLogs":
+            return None
+        return {"result": change(coins.rpc("eth_getLogs", *call["params"]))}
+
+    pair[liar_s_place].lie = lie
+    coins.turn()
+    assert not EventLog.objects.exists()
+    assert "do not agree on eth_getLogs {'fromBlock'" in coins.index.last_error
+    pair[liar_s_place].lie = None
+    coins.turn()
+    coins.move(token, (MINT, BEN, 4))
+    pair[liar_s_place].lie = lie
+    coins.turn()
+    assert coins.holders(token) == {ANN: 3}
+    assert "do not agree on eth_getLogs {'blockHash'" in coins.index.last_error
+    pair[liar_s_place].lie = None
+    coins.turn()
+    assert coins.holders(token) == {ANN: 3, BEN: 4}
+    coins.require_equal()
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_with_a_node_that_is_always_a_block_behind_the_index_follows_that_one(
+    coins: Coins, pair: Pair, late: int
+) -> None:
+    token = coins.deploy()
+    coins.watch(token)
+    coins.move(token, (MINT, ANN, 3))
+    pair[late].freeze()
+    coins.move(token, (MINT, BEN, 4))
+    coins.turn()
+    assert (coins.holders(token), coins.index.last_error) == ({ANN: 3}, "")
+    assert coins.index.front_number == coins.head() - 1
+    pair[late].thaw()
     coins.turn()
     coins.require_equal()
 

@@ -104,6 +104,45 @@ def test_tag_means_the_lowest_block_and_a_number_the_same_one() -> None:
     assert isinstance(agree(("eth_getBlockByNumber", ["finalized", False]), [high, None], 2), RpcError)
 
 
+LOG = {
+    "blockHash": "0xB1",
+    "blockNumber": "0x7",
+    "transactionHash": "0xabc",
+    "logIndex": "0x2",
+    "address": "0xC0",
+    "topics": ["0xD0"],
+    "data": "0xE0",
+}
+
+
+def test_logs_agree_in_whatever_order_and_letters_they_are_told() -> None:
+    whole, other = ("eth_getLogs", [{"fromBlock": "0x7"}]), {**LOG, "logIndex": "0x3"}
+    first = [LOG, other]
+    again = [other, {**LOG, "blockHash": "0xb1", "removed": False, "blockTimestamp": "0x1"}]
+    assert agree(whole, [first, again], 2) is first
+    assert agree(whole, [[], []], 2) == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"blockHash": "0xb2"},
+        {"blockNumber": "0x8"},
+        {"transactionHash": "0xabd"},
+        {"logIndex": "0x3"},
+        {"address": "0xc1"},
+        {"topics": ["0xd0", "0xd0"]},
+        {"data": "0xe1"},
+        {"removed": True},
+        {"data": None},
+    ],
+)
+def test_logs_that_differ_in_anything_are_no_answer(changed: dict[str, Any]) -> None:
+    whole = ("eth_getLogs", [{"fromBlock": "0x7"}])
+    for other in ([{**LOG, **changed}], [], [LOG, LOG], None, LOG):
+        assert isinstance(agree(whole, [[LOG], other], 2), RpcError)
+
+
 def test_other_answers_must_be_the_same() -> None:
     assert agree(("eth_getCode", ["0x11", "latest"]), ["0x60", "0x60"], 2) == "0x60"
     assert isinstance(agree(("eth_getCode", ["0x11", "latest"]), ["0x60", "0x"], 2), RpcDisagreementError)
