@@ -39,6 +39,7 @@ class Source:
     def __init__(self, url: str) -> None:
         self.host = urlsplit(url).hostname or "?"
         self.count = 0
+        self.is_listening = False
         self._url = url
         self._condition = threading.Condition()
         self._ended = threading.Event()
@@ -82,17 +83,23 @@ class Source:
     def _listen(self) -> None:
         with _connect(self._url) as socket:
             socket.send(_request(*SUBSCRIPTION))
-            heard_at = time.monotonic()
-            while self._is_wanted() and time.monotonic() - heard_at < SILENT_SECONDS:
-                try:
-                    message = json_of_others.parse(socket.recv(timeout=LOOK_SECONDS))
-                except TimeoutError:
-                    continue
-                if not isinstance(message, dict) or "error" in message:
-                    raise ValueError("it does not announce heads")
-                heard_at = time.monotonic()
-                if message.get("method") == "eth_subscription":
-                    self._announce()
+            try:
+                self._hear(socket)
+            finally:
+                self.is_listening = False
+
+    def _hear(self, socket: ClientConnection) -> None:
+        heard_at = time.monotonic()
+        while self._is_wanted() and time.monotonic() - heard_at < SILENT_SECONDS:
+            try:
+                message = json_of_others.parse(socket.recv(timeout=LOOK_SECONDS))
+            except TimeoutError:
+                continue
+            if not isinstance(message, dict) or "error" in message:
+                raise ValueError("it does not announce heads")
+            heard_at, self.is_listening = time.monotonic(), True
+            if message.get("method") == "eth_subscription":
+                self._announce()
 
     def _announce(self) -> None:
         with self._condition:

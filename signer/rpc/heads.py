@@ -5,7 +5,7 @@ no more than having none.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -24,24 +24,25 @@ class NextHead:
 
 
 class _Announced(NextHead):
-    """... with a node that announces it."""
+    """... with nodes that announce it: the first that is heard counts, the others only stand ready."""
 
-    def __init__(self, source: "Source") -> None:
-        self._source = source
-        self._heard = source.count
+    def __init__(self, sources: Sequence["Source"]) -> None:
+        self._sources = sources
+        self._heard = {source: source.count for source in sources}
 
     def wait(self, seconds: float) -> None:
-        self._heard = self._source.wait(self._heard, max(0.0, seconds))
+        source = next((each for each in self._sources ), self._sources[0])
+        self._heard[source] = source.wait(self._heard[source], max(0.0, seconds))
 
 
 @contextmanager
 def heads(chain: Chain | int) -> Iterator[NextHead]:
     """Follow the announcements of the chain's heads within the block."""
     rows = Endpoint.objects.filter(chain=chain, heads_url__gt="")
-    url = rows.values_list("heads_url", flat=True).first()
-    if url is None:
+    urls = list(rows.order_by("position", "pk").values_list("heads_url", flat=True))
+    if not urls:
         yield NextHead()
         return
     from signer.rpc.announcements import source  # loads websockets
 
-    yield _Announced(source(url))
+    yield _Announced([source(url) for url in urls])

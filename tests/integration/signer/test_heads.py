@@ -35,8 +35,12 @@ def unused_sources(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         announcements._sources.popitem()[1].stop()
 
 
-def test_announced_head_ends_the_wait(manual: Stage) -> None:
-    Endpoint.objects.update(heads_url=ws(manual.anvil))
+@pytest.mark.parametrize("with_a_dead_one_before_it", [False, True])
+def test_announced_head_ends_the_wait(manual: Stage, with_a_dead_one_before_it: bool) -> None:
+    Endpoint.objects.update(heads_url=ws(manual.anvil), position=1)
+    if with_a_dead_one_before_it:
+        dead = f"ws://127.0.0.1:{free_port()}"
+        Endpoint.objects.create(chain=manual.chain, url=f"{manual.anvil.url}/", heads_url=dead, position=0)
     with heads(manual.chain) as next_head:
         deadline = time.monotonic() + 20
         # Until the subscription stands, a head may go by unheard.
