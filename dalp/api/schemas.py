@@ -265,6 +265,7 @@ class Transaction(Schema):
     id: str
     state: str
     sub_state: str
+    why: str = Field(description="what it waits for, or how it ended, as a sentence for people")
     chain_id: int
     sender: str = Field(alias="from")
     to: str | None

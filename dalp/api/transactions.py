@@ -45,6 +45,7 @@ from signer.errors import AuthorityTwiceError, EnvelopeUnsupportedError, Unknown
 from signer.fees import Fees
 from signer.models import Attempt, Authorization, Transaction
 from signer.requests import MAX_AUTHORIZATIONS, MAX_BLOBS
+from signer.sentences import why
 from signer.states import TransactionState
 
 router = Router(tags=["transactions"], auth=TENANT_VIEWER)
@@ -170,6 +171,7 @@ def present(transaction: Transaction) -> dict[str, Any]:
         "id": str(transaction.pk),
         "state": transaction.state,
         "sub_state": transaction.sub_state,
+        "why": why(transaction),
         "chain_id": transaction.chain_id,
         "from": transaction.lane.address,
         "to": transaction.to,
@@ -199,7 +201,7 @@ def transactions(token: ApiToken) -> "QuerySet[Transaction]":
     # Without the signed bytes, which are large where they carry blobs.
     attempts = Prefetch("attempts", Attempt.objects.defer("raw"))
     own = Transaction.objects.filter(lane__address__in=addresses_of(token))
-    return own.select_related("lane").prefetch_related(attempts, "authorizations__lane")
+    return own.select_related("lane", "chain").prefetch_related(attempts, "authorizations__lane")
 
 
 def request_of(payload: SubmitTransaction) -> TransactionRequest:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from dalp.local.servers import AnvilServer
+from signer.states import SubState
 from tests.api.callers import Caller
 
 
@@ -36,6 +37,8 @@ def test_lane_is_shown_paused_and_resumed(stage, operator: Caller) -> None:  # t
     stage.drain()
     row.refresh_from_db()
     assert row.sub_state == "LANE_PAUSED"
+    shown = operator.get(f"/transactions/{row.pk}").json()
+    assert (shown["sub_state"], shown["why"]) == ("LANE_PAUSED", str(SubState.LANE_PAUSED.label))
     resumed = operator.post(path(stage, "/resume"), {}, key=None)
     assert (resumed.status_code, resumed.json()["state"]) == (202, "ACTIVE")
     stage.drain()

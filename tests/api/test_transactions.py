@@ -66,7 +66,7 @@ def test_a_submitted_transaction_is_accepted_and_can_be_followed(operator: Calle
         treasury,
         TO,
     )
-    assert shown["value"] == "1000000000000000000"
+    assert (shown["value"], shown["why"]) == ("1000000000000000000", "waits for a worker to take it")
     assert (shown["nonce"], shown["hash"], shown["attempts"], shown["receipt"]) == (None, None, [], None)
     assert operator.get(f"/transactions/{shown['id']}").json() == shown
 
