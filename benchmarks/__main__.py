@@ -13,7 +13,18 @@ from benchmarks.figures import Figures
 from benchmarks.stage import Stage
 from dalp.local.processes import LocalError
 
-PARTS = ("steps", "transactions", "costs", "signing", "custody", "latency", "starts", "recovery", "flat")
+PARTS = (
+    "steps",
+    "transactions",
+    "clients",
+    "costs",
+    "signing",
+    "custody",
+    "latency",
+    "starts",
+    "recovery",
+    "flat",
+)
 
 
 def measure(console: Console, stage: Stage, contest: Contest | Figures, rounds: int) -> None:

@@ -15,20 +15,23 @@ from django.db import connection, models
 from psycopg.types.json import Jsonb
 
 
-def insert_many(rows: Sequence[models.Model], *, skip_present: bool = False) -> None:
-    """Insert the rows. skip_present: leave out those whose place a unique constraint has taken, instead of failing."""
+def insert_many(rows: Sequence[models.Model], *, skip_present: bool = False) -> int | None:
+    """Insert the rows; return how many were, None where the database doesn't say.
+
+    skip_present: leave out those whose place a unique constraint has taken, instead of failing.
+    """
     if not rows:
-        return
+        return 0
     model = type(rows[0])
     if connection.vendor != "postgresql":
         model._default_manager.bulk_create(rows, ignore_conflicts=skip_present, batch_size=500)
-        return
+        return None
     columns = [_as_array(field, list(map(attrgetter(field.attname), rows))) for field in _inserted(model)]
     # Most of them are the same in all rows of a batch, and travel once.
     varies = tuple(len(rows) == 1 or any(one != column[0] for one in column) for column in columns)
     same = [column[0] for column, differs in zip(columns, varies, strict=True) if not differs]
     arrays = [column for column, differs in zip(columns, varies, strict=True) if differs]
-    _run(_insert_sql(model, varies, skip_present), [*same, *arrays])
+    return _run(_insert_sql(model, varies, skip_present), [*same, *arrays])
 
 
 def update_each(

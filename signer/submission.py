@@ -63,8 +63,8 @@ def submit_transactions(
             for request, key in requests
         ]
         # The unique constraint decides who is first among those that come at once; a look before would not.
-        insert_many(rows, skip_present=True)
-        found = _stored(rows, scope)
+        all_new = insert_many(rows, skip_present=True) == len(rows)
+        found = [(row, True) for row in rows] if all_new else _stored(rows, scope)
         for (request, _), (row, is_new) in zip(requests, found, strict=True):
             if is_new and (request.blobs or request.authorizations):
                 _store_load(row, request, tenant)

@@ -26,7 +26,7 @@ from dalp.local.processes import die_with_parent
 LIBRARIES = """
     celery.bin.celery celery.bin.worker celery.bin.beat celery.apps.worker celery.apps.beat celery.worker.consumer celery.worker.strategy
     celery.concurrency.prefork celery.concurrency.thread celery.fixups.django celery.backends.redis kombu.transport.redis kombu.pools
-    gunicorn.app.wsgiapp gunicorn.workers.sync
+    gunicorn.app.wsgiapp gunicorn.workers.gthread
     django.contrib.admin django.core.management django.core.checks django.core.mail django.core.cache django.db.models django.db.models.sql
     django.db.backends.postgresql.base django.db.backends.sqlite3.base django.db.migrations.executor django.forms django.shortcuts
     django.template.loader django.test.client django.urls django.utils.log django.views.generic

@@ -22,6 +22,12 @@ from dalp.models import ApiToken, IdempotencyRecord
 # How long a second request waits for the first one before it is told to come back. PostgreSQL only: SQLite has one
 # writer at a time, so there the first has ended by the time the second looks.
 IN_FLIGHT_WAIT_MS = 1000
+INSERT = """
+SET LOCAL lock_timeout = '{milliseconds}ms';
+INSERT INTO dalp_idempotencyrecord (token_id, method, path, key, body_sha256)
+VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING;
+SET LOCAL lock_timeout TO DEFAULT
+"""
 KEY = re.compile(r'"?([\x21\x23-\x7e][\x20\x21\x23-\x7e]{0,254})"?', re.ASCII)
 
 
@@ -51,24 +57,31 @@ def digest(payload: Any) -> str:
     return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()
 
 
-def record_for(token: ApiToken, request: HttpRequest, key: str, body_sha256: str) -> IdempotencyRecord:
-    """Return the record of this key: inserted now, and without an answer yet, or the first request's.
+def take_key(token: ApiToken, request: HttpRequest, key: str, body_sha256: str) -> IdempotencyRecord | None:
+    """Record the key as this request's; return None, or the record of the first request that came with it.
 
     The unique constraint makes a second inserter wait until the first commits or rolls back; raises ProblemError 409
     when that takes too long.
     """
     method = request.method or ""
+    if connection.vendor == "postgresql":
+        taken = _insert(token, method, request.path, key, body_sha256)
+        return None if taken else _records_of(token, request, key).get()
     record = IdempotencyRecord(
         token=token, method=method, path=request.path, key=key, body_sha256=body_sha256
     )
-    postgresql = connection.vendor == "postgresql"
+    IdempotencyRecord.objects.bulk_create([record], ignore_conflicts=True)
+    found = _records_of(token, request, key).get()
+    return None if found.status is None else found
+
+
+def _insert(token: ApiToken, *values: str) -> bool:
+    """Insert the record and return whether there was none: one message to the database."""
     try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            if postgresql:
-                cursor.execute(f"SET LOCAL lock_timeout = '{IN_FLIGHT_WAIT_MS}ms'")
-            IdempotencyRecord.objects.bulk_create([record], ignore_conflicts=True)
-            if postgresql:
-                cursor.execute("SET LOCAL lock_timeout TO DEFAULT")
+        with connection.cursor() as cursor:
+            cursor.execute(INSERT.format(milliseconds=IN_FLIGHT_WAIT_MS), [token.pk, *values])
+            cursor.nextset()
+            return bool(cursor.rowcount)
     except OperationalError as error:
         if "lock timeout" not in str(error):
             raise
@@ -79,7 +92,6 @@ def record_for(token: ApiToken, request: HttpRequest, key: str, body_sha256: str
             "Repeat the request in a second.",
             retryable=True,
         ) from None
-    return _records_of(token, request, key).get()
 
 
 def _records_of(token: ApiToken, request: HttpRequest, key: str) -> "QuerySet[IdempotencyRecord]":
@@ -117,9 +129,9 @@ def once(
     """
     key, body_sha256, token = key_of(request), digest(payload), caller(request)
     with transaction.atomic():
-        record = record_for(token, request, key, body_sha256)
-        if record.status is not None:
-            return first_answer(record, body_sha256)
+        first = take_key(token, request, key, body_sha256)
+        if first is not None:
+            return first_answer(first, body_sha256)
         body = json.loads(json.dumps(start(key), cls=DjangoJSONEncoder))
-        IdempotencyRecord.objects.filter(pk=record.pk).update(status=status, body=body)
+        _records_of(token, request, key).update(status=status, body=body)
     return JsonResponse(body, status=status)

@@ -1,7 +1,7 @@
 """Transactions over REST: submit one, follow it. Never its signed bytes: they are the signer's to send."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -165,6 +165,12 @@ def present_authorization(authorization: Authorization) -> dict[str, Any]:
 def present(transaction: Transaction) -> dict[str, Any]:
     """Return a transaction as the API shows it."""
     attempts = sorted(transaction.attempts.all(), key=lambda attempt: attempt.seq)
+    return present_with(transaction, attempts, transaction.authorizations.all())
+
+
+def present_with(
+    transaction: Transaction, attempts: Sequence[Attempt], authorizations: Iterable[Authorization]
+) -> dict[str, Any]:
     winner = next((attempt for attempt in attempts if attempt.pk == transaction.winner_id), None)
     shown = winner or (attempts[-1] if attempts else None)
     return {
@@ -182,7 +188,7 @@ def present(transaction: Transaction) -> dict[str, Any]:
         "envelope": transaction.envelope.lower(),
         "access_list": transaction.access_list,
         "blob_count": transaction.blob_count,
-        "authorizations": [present_authorization(one) for one in transaction.authorizations.all()],
+        "authorizations": [present_authorization(one) for one in authorizations],
         "priority": transaction.priority,
         "speed": transaction.speed,
         "valid_until": instant(transaction.valid_until),
@@ -226,7 +232,7 @@ def submit(request: HttpRequest, payload: SubmitTransaction) -> HttpResponse:
 
     def start(key: str) -> dict[str, Any]:
         try:
-            transaction, _ = submit_transaction(
+            transaction, is_new = submit_transaction(
                 wanted,
                 idempotency_key=key,
                 scope=scope(caller(request)),
@@ -242,7 +248,9 @@ def submit(request: HttpRequest, payload: SubmitTransaction) -> HttpResponse:
         except EnvelopeUnsupportedError as error:
             given = [name for name in ("envelope", "blobs", "authorizations") if getattr(wanted, name)]
             raise invalid({given[0]: [str(error)]}, error.code) from None
-        return present(transactions(caller(request)).get(pk=transaction.pk))
+        if not is_new or wanted.authorizations:
+            return present(transactions(caller(request)).get(pk=transaction.pk))
+        return present_with(transaction, attempts=[], authorizations=[])
 
     return once(request, payload.model_dump(mode="json", by_alias=True, exclude_unset=True), start)
 

@@ -183,7 +183,7 @@ def start_beat(env: Mapping[str, str], log: Path) -> Process:
 def start_web(env: Mapping[str, str], log: Path, port: int, *, workers: int = 1) -> Process:
     """Start gunicorn on 127.0.0.1:port."""
     command = [sys.executable, "-m", "gunicorn", "dalp.wsgi", "--bind", f"127.0.0.1:{port}"]
-    command += ["--workers", str(workers), "--timeout", "60"]
+    command += ["--workers", str(workers)]
     return Process("web", command, log=log, env=env)
 
 
