@@ -23,7 +23,7 @@ from keyguard.crashpoints import crashpoint
 from keyguard.errors import SigningDeniedError
 from keyguard.models import SigningRecord
 from keyguard.policies import spending
-from keyguard.records import Answer, refused_row, signed_row, write_signed
+from keyguard.records import Answer, purpose_of, refused_row, signed_row, write_signed
 from keyguard.states import RecordState
 
 log = structlog.get_logger("keyguard")
@@ -92,7 +92,7 @@ def refuse(records: Sequence[SigningRecord], code: str, why: str = "") -> int:
             if changed != len(refused):
                 raise SigningDeniedError("an intent was answered at this moment; look again")
             chaining.append([(places[key_id], "refused", body)])
-        spending.give_back([record.subject for record in found])
+        spending.give_back([purpose_of(record) for record in found])
     return len(found)
 
 

@@ -135,7 +135,7 @@ def _planned(request: HandOverRequest) -> tuple[HandOver, Call]:
 
 def _asked(request: HandOverRequest, key: Key, call: Call) -> Asked:
     facts = facts_of_content(call, key.alias, key.address, request.caller, timezone.now())
-    return Asked(request.external_id, key, facts)
+    return Asked(request.external_id, "", key, facts)
 
 
 @contextmanager

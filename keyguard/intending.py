@@ -76,7 +76,7 @@ def _locked(jobs: Sequence[Job]) -> tuple[dict[UUID, Place], UUID | None]:
 def _decide(jobs: Sequence[Job], policy_id: UUID | None) -> None:
     """Raise what the policy says about the first that it does not allow."""
     now = timezone.now()
-    requests = [Asked(job.subject, job.key, facts_of(job, now)) for job in jobs]
+    requests = [Asked(job.subject, job.slot, job.key, facts_of(job, now)) for job in jobs]
     try:
         decide(requests, policy_id)
     except UndecidedError as undecided:

@@ -87,6 +87,18 @@ class Job:
     subject: str
     caller: str  # who asks, as whoever calls keyguard says
 
+    @property
+    def slot(self) -> str:
+        """Return what can be used up once, by this or by what replaces it: a nonce, else the very payload."""
+        if isinstance(self.content, UnsignedTransaction | Authorization):
+            return slot_of(self.content.chain_id, self.content.nonce, self.payload_hash)
+        return slot_of(None, None, self.payload_hash)
+
+
+def slot_of(chain_id: int | None, nonce: int | None, payload_hash: str) -> str:
+    """Return the slot of what is, or was, to be signed."""
+    return payload_hash if nonce is None else f"{chain_id}/{nonce}"
+
 
 def prepare(request: Request, key: Key) -> Job:
     """Check a request against the floor and return the job. Raises a FloorError."""

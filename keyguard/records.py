@@ -16,8 +16,9 @@ from keyguard.authorizations import Authorization
 from keyguard.curve import checksummed
 from keyguard.errors import IdempotencyConflictError, SignatureUnderWayError, SigningDeniedError
 from keyguard.ethereum import UnsignedTransaction
-from keyguard.jobs import Content, Job, Request
+from keyguard.jobs import Content, Job, Request, slot_of
 from keyguard.models import Key, SigningRecord
+from keyguard.policies import spending
 from keyguard.policies.facts import facts_of, shown
 from keyguard.statements import insert_missing, write_answers
 from keyguard.states import RecordState
@@ -121,6 +122,12 @@ def signed_row(pk: UUID, answer: Answer) -> list[Any]:
 def refused_row(record: SigningRecord, code: str, why: str) -> list[Any]:
     """Return what the audit trail says of a refusal."""
     return [str(record.pk), code, why]
+
+
+def purpose_of(record: SigningRecord) -> str:
+    """Return the name under which it counted in limits."""
+    slot = slot_of(record.chain_id, record.nonce, record.payload_hash)
+    return spending.purpose(record.subject, slot)
 
 
 def refused_request(request: Request, key: Key, code: str) -> SigningRecord:

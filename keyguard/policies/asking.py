@@ -2,7 +2,8 @@
 
 Upholds: whoever asks does not answer; one no ends it; a yes holds for the very content that was shown, under the policy
 that was in force then, for as long as whoever gave it may give it, and until its time is up. What was signed once under
-it may be signed again with another nonce or fee: that is the same request, under the needs of the policy of that moment.
+it may be signed again with another fee, under the needs of the policy of that moment: one nonce is executed once. With
+another nonce it would be done twice, so people are asked again.
 """
 
 import hashlib
@@ -56,8 +57,12 @@ def ask(
     shown: Mapping[str, Any],
     asked_by: str,
     key: Key | None = None,
+    slot: str = "",
 ) -> Question:
-    """Ask people unless they are asked already, and return the question. Joins the caller's transaction."""
+    """Ask people unless they are asked already, and return the question. Joins the caller's transaction.
+
+    slot: what can be done once with what is to be signed, as of `keyguard.jobs`.
+    """
     question = Question(
         kind=kind,
         subject=subject,
@@ -71,7 +76,7 @@ def ask(
     )
     with transaction.atomic():
         live = _live(subject, content_hash)
-        if live is not None and _is_stale(live, question, needs):
+        if live is not None and _is_stale(live, question, needs, slot):
             Question.objects.filter(pk=live.pk).update(state=QuestionState.EXPIRED, answered_at=Now())
         Question.objects.bulk_create([question], ignore_conflicts=True)
         found = Question.objects.get(subject=subject, content_hash=content_hash, state__in=LIVE)
@@ -82,22 +87,24 @@ def ask(
     return found
 
 
-def _is_stale(live: Question, question: Question, needs: Sequence[Need]) -> bool:
-    """Return whether what was asked before is another question: of rules that asked for less, or for others."""
+def _is_stale(live: Question, question: Question, needs: Sequence[Need], slot: str) -> bool:
+    """Return whether what was asked before is another question: of rules that asked for less or others, or used up."""
     if live.state == QuestionState.OPEN:
         return bool(live.needs != question.needs or live.policy_id != question.policy_id)
-    return not _holds(live, needs, question.policy_id)
+    return not _holds(live, needs, question.policy_id, slot)
 
 
-def is_granted(subject: str, content_hash: str, needs: Sequence[Need], policy_id: UUID | None) -> bool:
-    """Return whether people have said yes to this content, and note that it is used. In the signing transaction.
+def is_granted(
+    subject: str, content_hash: str, needs: Sequence[Need], policy_id: UUID | None, slot: str = ""
+) -> bool:
+    """Return whether people have said yes to this content, and note what for it is used. In the signing transaction.
 
-    policy_id: of the policy in force.
+    policy_id: of the policy in force. slot: see `ask`.
     """
     question = _live(subject, content_hash)
-    if question is None or not _holds(question, needs, policy_id):
+    if question is None or not _holds(question, needs, policy_id, slot):
         return False
-    return bool(Question.objects.filter(pk=question.pk).update(state=QuestionState.USED))
+    return bool(Question.objects.filter(pk=question.pk).update(state=QuestionState.USED, slot=slot))
 
 
 def _live(subject: str, content_hash: str) -> Question | None:
@@ -105,11 +112,12 @@ def _live(subject: str, content_hash: str) -> Question | None:
     return rows.select_for_update().first()
 
 
-def _holds(question: Question, needs: Sequence[Need], policy_id: UUID | None) -> bool:
+def _holds(question: Question, needs: Sequence[Need], policy_id: UUID | None, slot: str) -> bool:
     """Return whether the answer is what is asked for now: in time, by people who may say so, and as many as it takes."""
     if question.state == QuestionState.USED:
-        # What a command does is done once; a transaction is the same with another fee.
-        return question.kind != QuestionKind.COMMAND and _covers(question.needs, needs)
+        # What a command does is done once; a transaction is the same with another fee, not with another nonce.
+        is_same = question.kind != QuestionKind.COMMAND and question.slot == slot
+        return is_same and _covers(question.needs, needs)
     in_time = Question.objects.filter(pk=question.pk, expires_at__gt=Now()).exists()
     wanted = [asdict(need) for need in needs]
     is_given = question.state == QuestionState.GRANTED and question.policy_id == policy_id

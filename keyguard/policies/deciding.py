@@ -22,9 +22,14 @@ from keyguard.states import PolicyState, QuestionKind
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request to be decided on. subject: the same for every signature that serves the same purpose."""
+    """A request to be decided on.
+
+    subject: the same for every signature that serves the same purpose. slot: the same for those of which one at most has
+    an effect.
+    """
 
     subject: str
+    slot: str
     key: Key
     facts: Facts
 
@@ -80,21 +85,22 @@ def decide(requests: Sequence[Asked], policy_id: UUID | None) -> None:
     _spend(requests, verdicts, policy_id)
     for place, (asked, verdict) in enumerate(zip(requests, verdicts, strict=True)):
         if verdict.needs and not asking.is_granted(
-            asked.subject, asked.content_hash, verdict.needs, policy_id
+            asked.subject, asked.content_hash, verdict.needs, policy_id, asked.slot
         ):
             raise UndecidedError(ApprovalPendingError(_people(verdict.needs)), place, policy_id, verdict)
 
 
 def _spend(requests: Sequence[Asked], verdicts: Sequence[Verdict], policy_id: UUID | None) -> None:
     charges = [
-        (asked.subject, charge)
+        (spending.purpose(asked.subject, asked.slot), charge)
         for asked, verdict in zip(requests, verdicts, strict=True)
         for charge in verdict.charges
     ]
     try:
         spending.spend(charges)
     except LimitExceededError as error:
-        place = next(place for place, asked in enumerate(requests) if asked.subject == error.subject)
+        purposes = [spending.purpose(asked.subject, asked.slot) for asked in requests]
+        place = purposes.index(error.subject)
         raise UndecidedError(error, place, policy_id, verdicts[place]) from None
 
 
@@ -114,6 +120,7 @@ def ask_people(undecided: UndecidedError, asked: Asked) -> None:
         shown=shown(asked.facts),
         asked_by=asked.facts.caller,
         key=asked.key,
+        slot=asked.slot,
     )
 
 

@@ -60,6 +60,7 @@ class Question(models.Model):
     shown = models.JSONField(default=dict)  # the decoded request
     asked_by = models.CharField(max_length=150, blank=True)
     state = models.CharField(max_length=8, choices=QuestionState, default=QuestionState.OPEN)
+    slot = models.CharField(max_length=120, blank=True)  # what the yes was used for: `keyguard.jobs`
     asked_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField()  # while it is open: until when it may be answered; then, used
     answered_at = models.DateTimeField(null=True)
@@ -128,10 +129,10 @@ class Purse(models.Model):
 
 
 class Spending(models.Model):
-    """What one request took from a limit: once, however often it is signed again with other fees."""
+    """What one request took from a limit: once, however often it is signed again with other fees at its nonce."""
 
     purse = models.ForeignKey(Purse, on_delete=models.PROTECT, related_name="spendings")
-    subject = models.CharField(max_length=255)
+    subject = models.CharField(max_length=400)  # with the slot
     amount = Uint256Field()
     uses = models.IntegerField(default=1)  # by how many requests that are signed, or may be
     at = models.DateTimeField(db_default=Now())

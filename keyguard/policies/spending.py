@@ -19,6 +19,11 @@ Amounts = dict[str, int]  # by subject
 Uses = Counter[str]
 
 
+def purpose(subject: str, slot: str) -> str:
+    """Return the name under which a request counts: with another nonce it can have its effect once more."""
+    return f"{subject} {slot}" if slot else subject
+
+
 def spend(charges: Sequence[tuple[str, Charge]]) -> None:
     """Take what requests need from their limits, or raise LimitExceededError. charges: each with its subject.
 

@@ -33,7 +33,7 @@ from tests.integration.keyguard.policies import (
     say,
     wanted,
 )
-from tests.integration.keyguard.requests import TO
+from tests.integration.keyguard.requests import TO, transfer
 
 
 @pytest.fixture
@@ -167,7 +167,26 @@ def test_yes_is_for_the_policy_that_was_in_force_when_people_were_asked(key: Key
         say(anew, person(name, "treasury"))
     sign_transactions([wanted(key)])
     put_in_force(*ALLOW_ALL, ask())
-    assert sign_transactions([wanted(key, 1)]), "what was signed once is the same request with another nonce"
+    bumped = transfer(value=1, maxFeePerGas=9 * 10**9)
+    again = SigningRequest("bump", key.address, bumped, subject="payment", caller="team")
+    assert sign_transactions([again]), "what was signed once is the same request with another fee"
+
+
+@pytest.mark.case("K40")
+@pytest.mark.sqlite_too
+def test_one_yes_is_for_one_nonce(key: Key, question: Question) -> None:
+    """Whoever has taken over a worker asks for the same payment again and again, each time with the next nonce."""
+    for name in ("ann", "bob"):
+        say(question, person(name, "treasury"))
+    sign_transactions([wanted(key, 5)])
+    with pytest.raises(ApprovalPendingError):
+        sign_transactions([wanted(key, 6)])
+    anew = Question.objects.get(state="OPEN")
+    assert (anew.subject, anew.votes.count()) == (question.subject, 0)
+    for name in ("ann", "bob"):
+        say(anew, person(name, "treasury"))
+    sign_transactions([wanted(key, 6)])
+    assert Question.objects.get(state="USED").slot == "31337/6"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from keyguard import (
     KeyguardError,
+    SigningRequest,
     create_key,
     sign_transactions,
 )
@@ -23,6 +24,7 @@ from tests.integration.keyguard.policies import (
     put_in_force,
     wanted,
 )
+from tests.integration.keyguard.requests import transfer
 from tests.threads import at_once
 
 
@@ -58,10 +60,16 @@ def test_limit_counts_a_request_once_gives_back_what_failed_and_moves_with_time(
         sign_transactions([wanted(key)])
     assert not Spending.objects.exists()
     sign_transactions([wanted(key), wanted(key, 1, "second")])
-    sign_transactions([wanted(key, 2), wanted(key, 3)])  # the first, twice more
+    bumped = (
+        SigningRequest(f"bump-{fee}", key.address, transfer(value=1, maxFeePerGas=fee), subject="payment")
+        for fee in (8 * 10**9, 9 * 10**9)
+    )
+    sign_transactions(list(bumped))  # the first, twice more
+    with pytest.raises(LimitExceededError):
+        sign_transactions([wanted(key, 2)])  # with another nonce it would be paid again
     with pytest.raises(LimitExceededError, match="1 would be more than is left of 2 in 3600 seconds"):
         sign_transactions([wanted(key, 4, "third")])
-    Spending.objects.filter(subject="second").update(at=F("at") - timedelta(seconds=3601))
+    Spending.objects.filter(subject__startswith="second ").update(at=F("at") - timedelta(seconds=3601))
     sign_transactions([wanted(key, 4, "third")])
 
 
