@@ -330,22 +330,6 @@ def test_resync_never_goes_below_a_nonce_that_was_given(manual: Stage, liar: Lyi
     assert {state(row)[0] for row in rows} == {"COMPLETED"}
 
 
-@pytest.mark.case("S31", "S71")
-def test_gap_below_is_filled_by_transactions_that_do_nothing(manual: Stage) -> None:
-    manual.submit()
-    manual.drain()
-    # As after a signer that died for good with nonces that it had been given.
-    Lane.objects.update(next_nonce=3)
-    row = manual.submit()
-    manual.drain()
-    assert [entry["nonce"] for entry in manual.pool().values()] == ["0x0", "0x1", "0x2", "0x3"]
-    manual.mine()
-    manual.settle()
-    assert (state(row)[0], row.nonce) == ("COMPLETED", 3)
-    fillers = Transaction.objects.filter(kind="FILLER").order_by("nonce")
-    assert [(filler.nonce, filler.state) for filler in fillers] == [(1, "COMPLETED"), (2, "COMPLETED")]
-
-
 # --- Room -------------------------------------------------------------------------------------------------
 
 
