@@ -84,6 +84,7 @@ def executed_once(stage: Stage, numbers: Iterable[int]) -> None:
         pytest.param("signer.attempts_committed", marks=pytest.mark.case("S4")),
         pytest.param("signer.sent", marks=pytest.mark.case("S5", "S27")),
         "signer.receipts_read",
+        pytest.param("signer.receipts_stored", marks=pytest.mark.case("S8")),
         "signer.settling",
         "signer.settled",
     ],

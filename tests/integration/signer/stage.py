@@ -145,6 +145,9 @@ class AnyStage(ABC, Generic[N]):
     def in_flight(self) -> int:
         return Transaction.objects.filter(state__in=IN_FLIGHT).count()
 
+    def balance(self, address: str | None) -> int:
+        return int(self.rpc("eth_getBalance", address, "latest"), 16)
+
     def mined_nonces(self) -> int:
         return int(self.rpc("eth_getTransactionCount", self.key.address, "latest"), 16)
 
