@@ -6,10 +6,11 @@ import pytest
 from eth_account.typed_transactions import TypedTransaction
 from hexbytes import HexBytes
 
-from signer.models import Attempt, Lane, Transaction
+from signer import foreign, resync, strangers
+from signer.models import Attempt, Chain, Lane, Transaction
 from tests.integration.signer.endpoints import state
 from tests.integration.signer.lying_node import SEND, Call, LyingNode
-from tests.integration.signer.stage import Stage, wait
+from tests.integration.signer.stage import Stage, send_as_stranger, wait
 
 RESEND_SECONDS = 60
 
@@ -50,7 +51,9 @@ def test_lowest_of_sixteen_that_the_pool_dropped_is_sent_again_by_one_sweep(
     lowest = counting.attempts(rows[0].pk)[0].hash
     counting.rpc("anvil_dropTransaction", lowest)
     counting.mine()
-    assert (pooled(counting), counting.counted_in_all()) == ([], 0), "without it none of the others can be mined"
+    assert (pooled(counting), counting.counted_in_all()) == ([], 0), (
+        "without it none of the others can be mined"
+    )
     counting.later(RESEND_SECONDS)
     assert counting.sweep(monkeypatch) == 1
     assert pooled(counting) == list(range(1, 17))
@@ -83,6 +86,10 @@ def test_fifth_of_the_pool_that_was_dropped_is_sent_again_within_two_sweeps(
     counting.mine()
     counting.watch()
     executed_once(counting, rows)
+
+
+def fillers() -> list[tuple[int | None, str]]:
+    return list(Transaction.objects.filter(kind="FILLER").order_by("nonce").values_list("nonce", "state"))
 
 
 def nonce_of(call: Call) -> int:
@@ -122,6 +129,105 @@ def test_gap_below_is_filled_before_what_the_node_finds_too_high(manual: Stage, 
     manual.mine()
     manual.watch()
     assert (state(row), row.nonce, manual.attempts(row.pk)) == (("COMPLETED", ""), 3, [kept])
-    fillers = Transaction.objects.filter(kind="FILLER").order_by("nonce")
-    assert [(filler.nonce, filler.state) for filler in fillers] == [(1, "COMPLETED"), (2, "COMPLETED")]
-    assert int(manual.rpc("eth_getBalance", row.to, "latest"), 16) == 2
+    assert fillers() == [(1, "COMPLETED"), (2, "COMPLETED")]
+    assert manual.balance(row.to) == 2
+
+
+@pytest.fixture(params=["BLOCK", "ADOPT"])
+def adopted(counting: Stage, request: pytest.FixtureRequest) -> Stage:
+    """A lane that has gone on above two nonces of a stranger's, in the newest block; a person said so, or the chain's row."""
+    Chain.objects.update(foreign_nonces=request.param)
+    counting.mine(foreign.DEPTH)
+    send_as_stranger(counting, 2)
+    counting.mine()
+    strangers.look(31337)
+    if request.param == "BLOCK":
+        resync.resync_lane(counting.lane, actor="anna", reason="known")
+    assert (counting.lane.state, counting.lane.first_nonce, counting.lane.next_nonce) == ("ACTIVE", 3, 3)
+    return counting
+
+
+def fork(stage: Stage) -> None:
+    """Drop the newest block, and what was in it from the pool."""
+    stage.rpc("anvil_reorg", 1, [])
+    stage.rpc("anvil_dropAllTransactions")
+    assert stage.mined_nonces() == 1
+
+
+def test_nonces_of_a_stranger_that_a_fork_dropped_are_filled_when_they_stay_unused(adopted: Stage) -> None:
+    rows = [adopted.record(number) for number in range(3)]
+    adopted.drain()
+    fork(adopted)
+    rows.append(adopted.record(3))
+    adopted.drain()
+    adopted.mine()
+    adopted.watch()
+    assert (fillers(), pooled(adopted)) == ([], []), "a stranger's may still come back"
+    adopted.later(RESEND_SECONDS)
+    rows.append(adopted.record(4))
+    adopted.drain()
+    assert (fillers(), adopted.lane.first_nonce) == ([(1, "BROADCASTING"), (2, "BROADCASTING")], 1)
+    adopted.mine()
+    adopted.watch()
+    assert fillers() == [(1, "COMPLETED"), (2, "COMPLETED")]
+    assert {state(row) for row in rows} == {("COMPLETED", "")}
+    assert [adopted.counted(number) for number in range(5)] == [1] * 5
+    assert [row.nonce for row in rows] == [3, 4, 5, 6, 7]
+    assert adopted.lane.next_nonce == adopted.mined_nonces() == 8
+
+
+def test_lane_with_nothing_more_to_send_fills_them_too(
+    adopted: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = adopted.record(0)
+    adopted.drain()
+    fork(adopted)
+    adopted.watch()
+    wait(monkeypatch, bump_after_seconds=30)
+    adopted.later(RESEND_SECONDS)
+    assert adopted.sweep(monkeypatch) == 1
+    assert pooled(adopted) == [1, 2, 3]
+    adopted.mine()
+    adopted.watch()
+    assert (state(row), adopted.counted_in_all()) == (("COMPLETED", ""), 1)
+
+
+def test_stranger_s_transaction_that_comes_back_after_a_fork_keeps_its_nonce(adopted: Stage) -> None:
+    rows = [adopted.record(0)]
+    adopted.drain()
+    fork(adopted)
+    adopted.mine(5)
+    adopted.watch()
+    rows.append(adopted.record(1))
+    adopted.drain()
+    adopted.rpc("anvil_dropAllTransactions")  # the node would give the stranger a nonce above ours
+    send_as_stranger(adopted, 2)
+    adopted.mine()
+    assert adopted.mined_nonces() == 3
+    adopted.later(RESEND_SECONDS)
+    rows.append(adopted.record(2))
+    adopted.drain()
+    assert (fillers(), adopted.lane.first_nonce, pooled(adopted)) == ([], 3, [3, 4, 5])
+    adopted.mine()
+    adopted.watch()
+    assert [state(row) for row in rows] == [("COMPLETED", "")] * 3
+
+
+def test_node_that_lags_makes_no_gap_of_what_others_have_used(adopted: Stage, liar: LyingNode) -> None:
+    row = adopted.record(0)
+    adopted.drain()
+    adopted.watch()
+
+    def lie(call: Call) -> dict[str, object] | None:
+        is_count = call["method"] == "eth_getTransactionCount"
+        return {"result": "0x1"} if is_count and call["params"][1] == "latest" else None
+
+    liar.lie = lie
+    adopted.later(RESEND_SECONDS)
+    adopted.record(1)
+    adopted.drain()
+    assert (fillers(), adopted.lane.first_nonce) == ([], 3)
+    liar.lie = None
+    adopted.mine()
+    adopted.watch()
+    assert state(row) == ("COMPLETED", "")

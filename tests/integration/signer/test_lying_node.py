@@ -101,7 +101,12 @@ def test_nonce_too_low_while_receipts_fail_changes_nothing(
         manual.watch()
         [attempt] = manual.attempts(row.pk)
         assert (attempt.state, attempt.last_error) == ("SIGNED", "NONCE_LOW"), "the node said so"
-        assert (*state(row), row.nonce, row.winner_id) == (TransactionState.BROADCASTING, "NONCE_USED", 0, None)
+        assert (*state(row), row.nonce, row.winner_id) == (
+            TransactionState.BROADCASTING,
+            "NONCE_USED",
+            0,
+            None,
+        )
         assert (manual.lane.state, manual.lane.next_nonce, open_incidents()) == ("ACTIVE", 1, [])
     liar.lie, liar.lose_requests = None, False
     manual.watch()

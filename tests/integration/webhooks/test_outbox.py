@@ -98,7 +98,9 @@ def test_statements_over_many_leave_an_event_for_each(manual: Stage, receiver: R
 
 @pytest.mark.case("S8")
 @pytest.mark.sqlite_too
-@pytest.mark.parametrize("blocks", [{"completed": 1}, {"confirming": 1, "completed": 2}], ids=["at once", "later"])
+@pytest.mark.parametrize(
+    "blocks", [{"completed": 1}, {"confirming": 1, "completed": 2}], ids=["at once", "later"]
+)
 def test_death_between_receipt_and_state_tells_of_each_state_once(
     manual: Stage, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, blocks: dict[str, int]
 ) -> None:
