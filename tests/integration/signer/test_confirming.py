@@ -105,7 +105,7 @@ def test_forks_of_every_depth_to_twelve_have_all_that_they_drop_sent_again(
     for depth in range(1, 13):
         rows = []
         for blocks in [depth - 1, 1] if depth > 1 else [1]:
-            rows.append(manual.submit(to=f"0x{depth:038x}{len(rows):02x}", value=depth))
+            rows.append(manual.submit(to=f"0x{depth:02x}{len(rows):02x}{17:036x}", value=depth))
             manual.drain()
             manual.rpc("anvil_mine", hex(blocks))
         watch.poll()
