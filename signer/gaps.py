@@ -1,7 +1,8 @@
 """Nonces below what is in flight that the chain has not used: nothing above them can be mined until they are.
 
 One that is a settled transaction's is in a block that the chain has dropped, deeper than was waited for: its own bytes
-are sent again. One that is nobody's is used up by a filler, a transaction that does nothing.
+are sent again. One that is nobody's is used up by a filler, a transaction that does nothing. One that others had used
+and that the chain has not any more is left to them for a while, and then filled, too.
 """
 
 from collections.abc import Sequence
@@ -10,12 +11,14 @@ from datetime import timedelta
 import structlog
 from django.db import transaction
 
-from signer import authorities, signing
+from signer import authorities, foreign, signing
 from signer.admission import PLAIN_TRANSFER_GAS
+from signer.errors import RpcError
 from signer.fees import Fees
 from signer.flights import Sky
 from signer.market import Market
 from signer.models import Attempt, Lane, Transaction
+from signer.rpc import Call, quantity
 from signer.states import FINAL, TransactionKind, TransactionState
 from signer.work import Work
 from workflows import guard
@@ -29,7 +32,8 @@ LIMIT = 50
 
 def fill(work: Work, sky: Sky, market: Market) -> list[Attempt]:
     """Return what must be sent so that the chain can go on from its next nonce; fillers are committed first."""
-    span = _span(work.lane, sky, market)
+    _reach_down(work, sky, market)
+    span = _span(work.lane, market)
     if len(span) <= sky.open_count:
         return []
     held_by = {row.nonce: row for row in Transaction.objects.filter(lane=work.lane, nonce__in=span)}
@@ -46,7 +50,47 @@ def fill(work: Work, sky: Sky, market: Market) -> list[Attempt]:
     ]
 
 
-def _span(lane: Lane, sky: Sky, market: Market) -> range:
+def _reach_down(work: Work, sky: Sky, market: Market) -> None:
+    """Lower the lane's first nonce where the chain has lost for good what others had used below it.
+
+    A fork may drop a stranger's transaction after the lane went on above it, and all of ours would wait for ever.
+    """
+    first, head = work.lane.first_nonce, sky.head_nonce
+    if first is None or head is None or market.mined_nonces >= first or head < first:
+        return
+    used = _used_by_now(work, head)
+    if used is None or used >= first:
+        return
+    bottom = max(used, market.mined_nonces)
+    with transaction.atomic():
+        guard(work.held, first_nonce=bottom)
+    log.error("foreign_nonces_dropped", lane=str(work.lane.pk), nonces=[bottom, first - 1])
+    work.lane.first_nonce = bottom
+
+
+def _used_by_now(work: Work, head: int) -> int | None:
+    """Return how many nonces the chain has used, or None while what a fork has dropped may soon be mined again.
+
+    Soon is as long as so many blocks take as prove a nonce to be a stranger's, counted from when our head was sent: a
+    filler at once would push others' transactions out of the pools. Asked by the number of a block: a node that lags has
+    no answer.
+    """
+    blocks = max(foreign.DEPTH, work.chain.confirmations)
+    long_ago = work.held.now() - timedelta(seconds=blocks * work.patience.block_time)
+    waits = Transaction.objects.filter(lane=work.lane, nonce=head, broadcast_at__lte=long_ago)
+    newest = work.chain.head_number
+    if newest is None or not waits.exists():
+        return None
+    call: Call = ("eth_getTransactionCount", [work.lane.address, hex(newest)])
+    try:
+        [count] = work.rpc.agreed_or_raise([call])
+        return quantity(count)
+    except RpcError as error:
+        log.warning("nonces_not_read", lanes=1, code=error.code, text=error.message)
+        return None
+
+
+def _span(lane: Lane, market: Market) -> range:
     """Return the nonces from the chain's next one up to ours: each should be a transaction's that no block holds yet."""
     if lane.next_nonce is None:
         return range(0)

@@ -31,6 +31,7 @@ from workflows import Claim, FencedError, claim, crashpoint, guard, keep, releas
 log = structlog.get_logger()
 
 crashpoint.register("signer.receipts_read", "the receipts are read, nothing is recorded")
+crashpoint.register("signer.receipts_stored", "the receipts are written, no transaction has moved yet")
 crashpoint.register("signer.settling", "in the middle of the commit that settles transactions")
 crashpoint.register("signer.settled", "transactions are settled and committed, nobody is woken")
 
@@ -184,6 +185,7 @@ class Watch:
             guard(self.held)
             reopened = self.ledger.reopen(orphans)
             self._store_receipts([verdict for _, verdict in found])
+            crashpoint("signer.receipts_stored")
             settled = self._write(found, reasons)
             final = [(c.transaction.lane_id, v) for c, v in found if v.finding is Finding.FINAL]
             money.count_spent(self.held.now(), final)

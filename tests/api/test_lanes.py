@@ -86,6 +86,13 @@ def test_transaction_is_cancelled_or_it_is_said_why_not(stage, operator: Caller)
     assert operator.get(f"/transactions/{sent.pk}").json()["state"] == "CANCELLED"
     late = operator.post(f"/transactions/{sent.pk}/cancel", {}, key=None)
     assert (late.status_code, late.json()["code"]) == (409, "TRANSACTION_NOT_IN_STATE")
+    won = stage.submit()
+    stage.drain()
+    assert operator.post(f"/transactions/{won.pk}/cancel", {}, key=None).status_code == 202
+    stage.mine()
+    stage.watch()
+    told = operator.get(f"/transactions/{won.pk}").json()
+    assert (told["state"], told["sub_state"]) == ("COMPLETED", "CANCEL_LOST")
 
 
 def test_transaction_is_sped_up_to_an_offer(stage, operator: Caller) -> None:  # type: ignore[no-untyped-def]

@@ -26,6 +26,7 @@ from signer import (
     replacing,
     sending,
     submit_transaction,
+    sweeping,
     watching,
 )
 from signer.custody import asking, handing
@@ -81,6 +82,10 @@ class AnyStage(ABC, Generic[N]):
         answer = self.rpc("eth_call", {"to": self.counter.address, "data": data}, "latest")
         return int(answer, 16)
 
+    def counted_in_all(self) -> int:
+        call = {"to": self.counter.address, "data": self.counter.encode("total")}
+        return int(self.rpc("eth_call", call, "latest"), 16)
+
     def deploy_counter(self) -> None:
         data = encode_constructor(COUNTER["abi"], COUNTER["bytecode"])
         row = self.submit(to=None, value=0, data=data)
@@ -125,8 +130,26 @@ class AnyStage(ABC, Generic[N]):
             first_sent_at=F("first_sent_at") - by, last_sent_at=F("last_sent_at") - by
         )
 
+    def sweep(self, monkeypatch: pytest.MonkeyPatch) -> int:
+        """Do one sweep of the beat's, and what workers do whom it wakes; returns how many lanes it found work in."""
+        woken: list[UUID] = []
+        # Whoever looked at them last did so a moment ago: else a sweep takes them for somebody's work.
+        Lane.objects.update(looked_at=F("looked_at") - timedelta(seconds=sweeping.GRACE_SECONDS + 1))
+        with monkeypatch.context() as patch:
+            patch.setattr(sweeping, "ring_lane", woken.append)
+            sweeping.sweep()
+        for lane_id in dict.fromkeys(woken):
+            lanes.drain(lane_id)
+        return len(set(woken))
+
     def in_flight(self) -> int:
         return Transaction.objects.filter(state__in=IN_FLIGHT).count()
+
+    def balance(self, address: str | None) -> int:
+        return int(self.rpc("eth_getBalance", address, "latest"), 16)
+
+    def mined_nonces(self) -> int:
+        return int(self.rpc("eth_getTransactionCount", self.key.address, "latest"), 16)
 
     def attempts(self, transaction_id: UUID) -> list[Attempt]:
         return list(Attempt.objects.filter(transaction_id=transaction_id).order_by("seq"))

@@ -5,9 +5,11 @@ from itertools import pairwise
 
 import pytest
 
-from signer.models import Block, Chain, Incident, Transaction
+from signer.models import Attempt, Block, Chain, Incident, Transaction
+from signer.watching import Watch
 from tests.integration.signer.lying_node import LyingNode
-from tests.integration.signer.stage import Crash, Stage, crash_at
+from tests.integration.signer.stage import Crash, Stage, crash_at, wait
+from workflows import claim, release
 
 
 def state(row: Transaction) -> str:
@@ -86,6 +88,45 @@ def test_dropped_by_a_fork_is_sent_again_with_its_nonce(manual: Stage) -> None:
     manual.watch()
     assert state(row) == "COMPLETED"
     assert (row.nonce, len(manual.attempts(row.pk))) == (0, 1)
+
+
+@pytest.mark.case("PC3", "S63")
+@pytest.mark.timeout(60)
+def test_forks_of_every_depth_to_twelve_have_all_that_they_drop_sent_again(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One transaction in the oldest and one in the newest block that a fork drops, and its pool is lost with them."""
+    Chain.objects.update(confirmations=13)
+    wait(monkeypatch, bump_after_seconds=10**6)
+    held = claim(Chain, 31337, 60)
+    assert held is not None
+    watch = Watch(held)
+    receivers = {}
+    for depth in range(1, 13):
+        rows = []
+        for blocks in [depth - 1, 1] if depth > 1 else [1]:
+            rows.append(manual.submit(to=f"0x{depth:02x}{len(rows):02x}{17:036x}", value=depth))
+            manual.drain()
+            manual.rpc("anvil_mine", hex(blocks))
+        watch.poll()
+        assert [state(row) for row in rows] == ["CONFIRMING"] * len(rows)
+        hashes = [manual.attempts(row.pk)[0].hash for row in rows]
+        manual.rpc("anvil_reorg", depth, [])
+        manual.rpc("anvil_dropAllTransactions")
+        assert [manual.balance(row.to) for row in rows] == [0] * len(rows)
+        watch.poll()
+        assert [(state(row), row.sub_state) for row in rows] == [("BROADCASTING", "REORGED")] * len(rows)
+        manual.drain()
+        assert {entry["hash"] for entry in manual.pool().values()} == set(hashes)
+        manual.rpc("anvil_mine", hex(13))
+        watch.poll()
+        assert [state(row) for row in rows] == ["COMPLETED"] * len(rows)
+        receivers |= {row.to: depth for row in rows}
+    release(held)
+    assert len(receivers) == 23
+    assert {address: manual.balance(address) for address in receivers} == receivers
+    assert Transaction.objects.count() == Attempt.objects.count() == manual.mined_nonces() == 23
+    assert not Incident.objects.exists()
 
 
 @pytest.mark.case("S62")
@@ -191,7 +232,7 @@ def test_fork_below_a_final_transaction_is_an_incident_and_its_bytes_are_sent_ag
 
 
 @pytest.mark.case("S8")
-@pytest.mark.parametrize("point", ["signer.receipts_read", "signer.settling"])
+@pytest.mark.parametrize("point", ["signer.receipts_read", "signer.receipts_stored", "signer.settling"])
 def test_death_while_settling_settles_later(
     manual: Stage, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:

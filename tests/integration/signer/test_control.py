@@ -6,7 +6,7 @@ from django.db import DatabaseError, connection
 from signer import control, resync
 from signer.errors import NotPossibleError
 from signer.fees import Fees
-from signer.models import Act, Attempt, Incident, Lane, Transaction
+from signer.models import Act, Attempt, Chain, Incident, Lane, Transaction
 from tests.integration.signer.lying_node import LyingNode
 from tests.integration.signer.stage import Stage, send_as_stranger
 
@@ -122,16 +122,33 @@ def test_cancelled_in_the_pool_is_never_executed_when_the_noop_wins(manual: Stag
 
 
 @pytest.mark.case("S56")
-def test_cancellation_that_comes_too_late_is_said_to_have_lost(manual: Stage) -> None:
+@pytest.mark.parametrize("noop_is_out", [True, False])
+def test_cancellation_that_comes_too_late_is_said_to_have_lost(manual: Stage, noop_is_out: bool) -> None:
+    """Its no-op is in the pools, and a block takes the original; or a block had that before a no-op was signed."""
+    Chain.objects.update(confirmations=3)
     row = manual.submit()
     manual.drain()
+    [original] = manual.attempts(row.pk)
     control.cancel_transaction(row, **WHO)
+    if noop_is_out:
+        manual.drain()
+        noop = manual.attempts(row.pk)[1]
+        assert (noop.purpose, noop.nonce, manual.pool()["0"]["hash"]) == ("NOOP", 0, noop.hash)
+        manual.rpc("anvil_dropTransaction", noop.hash)
+        manual.rpc("eth_sendRawTransaction", "0x" + bytes(original.raw).hex())
     manual.mine()
     manual.drain()
     manual.watch()
+    assert state(row)[0] == "CONFIRMING"
+    with pytest.raises(NotPossibleError, match="waits for confirmations only"):
+        control.cancel_transaction(row, **WHO)
+    manual.mine(2)
+    manual.watch()
     assert state(row) == ("COMPLETED", "CANCEL_LOST")
-    assert row.winner == manual.attempts(row.pk)[0]
-    assert row.error is None
+    assert (row.winner, row.error, manual.balance(row.to)) == (original, None, 1)
+    assert [attempt.purpose for attempt in manual.attempts(row.pk)] == ["PAYLOAD", "NOOP"][: 1 + noop_is_out]
+    assert manual.lane.next_nonce == manual.mined_nonces() == 1
+    assert list(Act.objects.values_list("verb", "actor")) == [("cancel", "anna")]
     with pytest.raises(NotPossibleError, match="it has ended"):
         control.cancel_transaction(row, **WHO)
 
@@ -328,22 +345,6 @@ def test_resync_never_goes_below_a_nonce_that_was_given(manual: Stage, liar: Lyi
     found = resync.resync_lane(manual.lane, **WHO)
     assert (found.chain_latest, found.proposed_next_nonce, manual.lane.next_nonce) == (0, 5, 5)
     assert {state(row)[0] for row in rows} == {"COMPLETED"}
-
-
-@pytest.mark.case("S31", "S71")
-def test_gap_below_is_filled_by_transactions_that_do_nothing(manual: Stage) -> None:
-    manual.submit()
-    manual.drain()
-    # As after a signer that died for good with nonces that it had been given.
-    Lane.objects.update(next_nonce=3)
-    row = manual.submit()
-    manual.drain()
-    assert [entry["nonce"] for entry in manual.pool().values()] == ["0x0", "0x1", "0x2", "0x3"]
-    manual.mine()
-    manual.settle()
-    assert (state(row)[0], row.nonce) == ("COMPLETED", 3)
-    fillers = Transaction.objects.filter(kind="FILLER").order_by("nonce")
-    assert [(filler.nonce, filler.state) for filler in fillers] == [(1, "COMPLETED"), (2, "COMPLETED")]
 
 
 # --- Room -------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from django.db.models import F
 from signer import sweeping
 from signer.models import Attempt, Chain, Lane, Transaction
 from signer.states import TransactionState
+from tests.integration.signer.endpoints import open_incidents
 from tests.integration.signer.lying_node import Call, LyingNode, says
-from tests.integration.signer.stage import Crash, Stage, wait
+from tests.integration.signer.stage import Crash, Stage, crash_at, wait
 
 SEND = "eth_sendRawTransaction"
 RECEIPT = "eth_getTransactionReceipt"
@@ -72,20 +73,45 @@ def test_already_known_on_the_first_send_is_sent(manual: Stage, liar: LyingNode,
 
 
 @pytest.mark.case("S30")
+@pytest.mark.parametrize("trouble", ["an error", "not found", "half of a receipt", "no answer"])
 def test_nonce_too_low_while_receipts_fail_changes_nothing(
-    manual: Stage, liar: LyingNode, monkeypatch: pytest.MonkeyPatch
+    manual: Stage, liar: LyingNode, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
+    """So deep that it would be called a stranger's, where strangers' nonces are adopted, if an error were an answer."""
+    Chain.objects.update(foreign_nonces="ADOPT")
     row = manual.submit()
-    manual.drain()
+    with monkeypatch.context() as death, suppress(Crash):
+        crash_at(death, "signer.sent")
+        manual.drain()
     manual.mine(20)
-    liar.lie = says(RECEIPT, "internal error")
+    wait(monkeypatch, resend_seconds=0)
+    asked = {RECEIPT, "eth_getBlockReceipts"}
+    told = {
+        "an error": {"error": {"code": -32603, "message": "internal error"}},
+        "not found": {"error": {"code": -32000, "message": "transaction indexing is in progress"}},
+        "half of a receipt": {"result": {"transactionHash": manual.attempts(row.pk)[0].hash}},
+    }
+    if trouble in told:
+        liar.lie = lambda call: told[trouble] if call["method"] in asked else None
+    else:
+        liar.lose_requests, liar.only = True, asked
+    monkeypatch.setattr("signer.lanes.Drain.run", lambda self, deadline, lock: self._round())
+    for _ in range(2):
+        manual.drain()
+        manual.watch()
+        [attempt] = manual.attempts(row.pk)
+        assert (attempt.state, attempt.last_error) == ("SIGNED", "NONCE_LOW"), "the node said so"
+        assert (*state(row), row.nonce, row.winner_id) == (
+            TransactionState.BROADCASTING,
+            "NONCE_USED",
+            0,
+            None,
+        )
+        assert (manual.lane.state, manual.lane.next_nonce, open_incidents()) == ("ACTIVE", 1, [])
+    liar.lie, liar.lose_requests = None, False
     manual.watch()
-    manual.watch()
-    assert state(row)[0] == TransactionState.BROADCASTING
-    assert manual.lane.state == "ACTIVE"
-    liar.lie = None
-    manual.watch()
-    assert state(row) == (TransactionState.COMPLETED, "")
+    assert (*state(row), row.winner) == (TransactionState.COMPLETED, "", attempt)
+    assert (manual.balance(row.to), manual.mined_nonces()) == (1, 1)
 
 
 def test_half_a_batch_of_receipts_settles_half(manual: Stage, liar: LyingNode) -> None:

@@ -6,7 +6,10 @@ from typing import ClassVar
 import pytest
 from pydantic import BaseModel
 
-from signer import Receipt, Transaction, TransactionRequest
+from signer import Receipt, Transaction, TransactionRequest, control
+from signer.foreign import DEPTH
+from signer.models import Chain
+from tests.integration.signer.endpoints import open_incidents, state
 from tests.integration.signer.stage import Stage
 from tests.threads import at_once
 from workflows import (
@@ -109,6 +112,54 @@ def test_death_in_the_settling_commit_neither_settles_nor_wakes(
     assert Wait.objects.get(run=run).state == "PENDING"
     manual.watch()
     assert Wait.objects.get(run=run).state == "DONE"
+
+
+@pytest.mark.case("PC4", "S29")
+@pytest.mark.parametrize("foreign_nonces", ["BLOCK", "ADOPT"])
+def test_run_whose_nonce_a_fork_gave_to_a_stranger_is_executed_once_with_another(
+    manual: Stage, foreign_nonces: str
+) -> None:
+    manual.rpc("evm_setAutomine", True)
+    manual.deploy_counter()
+    manual.rpc("evm_setAutomine", False)
+    Chain.objects.update(confirmations=3, foreign_nonces=foreign_nonces)
+    run = start(manual, 1)
+    advance(run.pk)
+    manual.drain()
+    manual.mine()
+    manual.watch()
+    row = Transaction.objects.get(scope="workflow")
+    assert (*state(row), row.nonce, manual.counted(1)) == ("CONFIRMING", "", 1, 1)
+    manual.rpc("anvil_impersonateAccount", manual.key.address)
+    taking = {"from": manual.key.address, "to": "0x" + "22" * 20, "value": "0x1", "nonce": "0x1"}
+    manual.rpc("anvil_reorg", 1, [[taking, 0]])
+    for blocks in (0, DEPTH - 1):  # neither is a proof: another fork may bring ours back
+        manual.mine(blocks)
+        manual.watch()
+        manual.later(61)
+        manual.drain()
+        assert (state(row), row.nonce) == (("BROADCASTING", "NONCE_USED"), 1)
+        assert (manual.lane.state, manual.lane.next_nonce, open_incidents()) == ("ACTIVE", 2, [])
+    manual.mine()
+    manual.watch()
+    assert state(row) == ("BROADCASTING", "NONCE_FOREIGN")
+    manual.drain()
+    if foreign_nonces == "BLOCK":
+        assert (open_incidents(), row.nonce) == (["LANE_BLOCKED"], 1), "a person decides"
+        control.requeue_transaction(row, actor="anna", reason="known")
+        control.resume_lane(manual.lane, actor="anna", reason="known")
+        manual.drain()
+    assert (state(row), row.nonce) == (("BROADCASTING", ""), 2)
+    assert open_incidents() == ([] if foreign_nonces == "BLOCK" else ["FOREIGN_NONCE"])
+    manual.mine(3)
+    manual.watch()
+    advance(run.pk)
+    run.refresh_from_db()
+    first, second = manual.attempts(row.pk)
+    assert (run.state, run.output) == ("SUCCEEDED", [second.hash])
+    assert [(each.nonce, each.state) for each in (first, second)] == [(1, "VOID"), (2, "SENT")]
+    assert (state(row), row.winner) == (("COMPLETED", ""), second)
+    assert (manual.counted(1), manual.counted_in_all(), manual.mined_nonces()) == (1, 1, 3)
 
 
 class Repeated(Workflow[Orders, str]):

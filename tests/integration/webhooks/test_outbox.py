@@ -11,12 +11,12 @@ from django.test.utils import CaptureQueriesContext
 from dalp.webhooks import registering
 from dalp.webhooks.events import DEFAULT_TYPES, TYPES
 from dalp.webhooks.models import Delivery, Webhook
-from signer.models import Attempt, Incident, Transaction
+from signer.models import Attempt, Chain, Incident, Transaction
 from signer.rechecking import tell_of_deep_reorg
 from signer.requests import TransactionRequest
 from signer.states import FINAL, TransactionState
 from signer.submission import submit_transactions
-from tests.integration.signer.stage import Stage
+from tests.integration.signer.stage import Crash, Stage, crash_at
 from tests.integration.webhooks.receiver import Receiver
 from tests.integration.webhooks.rows import Rows, webhook_to
 
@@ -94,6 +94,36 @@ def test_statements_over_many_leave_an_event_for_each(manual: Stage, receiver: R
         ], states_told(row)
     nonces = sorted(data_of(row, "transaction.completed")["nonce"] for row, _ in found)
     assert nonces == list(range(MANY))
+
+
+@pytest.mark.case("S8")
+@pytest.mark.sqlite_too
+@pytest.mark.parametrize(
+    "blocks", [{"completed": 1}, {"confirming": 1, "completed": 2}], ids=["at once", "later"]
+)
+def test_death_between_receipt_and_state_tells_of_each_state_once(
+    manual: Stage, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, blocks: dict[str, int]
+) -> None:
+    """At each of the looks that find a receipt: nothing of it stays, and the next look finds the same."""
+    webhook_to(receiver)
+    Chain.objects.update(confirmations=sum(blocks.values()))
+    row = manual.submit()
+    manual.drain()
+    words = ["received", "preparing", "broadcasting"]
+    for found, count in blocks.items():
+        manual.mine(count)
+        before = Attempt.objects.get().receipt
+        crash_at(monkeypatch, "signer.receipts_stored")
+        with pytest.raises(Crash):
+            manual.watch()
+        assert told(row) == [f"transaction.{word}" for word in words]
+        assert Attempt.objects.get().receipt == before, "not without the state that follows from it"
+        manual.watch()
+        words.append(found)
+        assert told(row) == [f"transaction.{word}" for word in words]
+    row.refresh_from_db()
+    [attempt] = Attempt.objects.all()
+    assert (row.state, row.winner, row.block_hash) == ("COMPLETED", attempt, attempt.receipt["blockHash"])
 
 
 @pytest.mark.sqlite_too
