@@ -10,7 +10,7 @@ from datetime import timedelta
 import structlog
 from django.db import transaction
 
-from signer import authorities, signing
+from signer import authorities, l1_fees, signing
 from signer.admission import PLAIN_TRANSFER_GAS
 from signer.fees import Fees
 from signer.flights import Sky
@@ -57,8 +57,12 @@ def _span(lane: Lane, sky: Sky, market: Market) -> range:
 def _fillers(work: Work, nonces: Sequence[int], market: Market) -> list[Attempt]:
     if not nonces:
         return []
+    l1_fee = l1_fees.of_noop(work.rpc, work.chain.l1_fee_oracle)
+    if l1_fee is None:
+        log.warning("gap_not_filled", lane=str(work.lane.pk), reason="the L1 fee oracle does not answer")
+        return []
     price = market.quote("standard")
-    rows = [_filler(work, nonce, price) for nonce in nonces]
+    rows = [_filler(work, nonce, price, l1_fee) for nonce in nonces]
     drafts = [signing.noop(row, 0, row.nonce or 0, price) for row in rows]
     attempts = signing.sign_replacements(work.held, work.chain, drafts)
     signed = {attempt.transaction_id for attempt in attempts}
@@ -71,7 +75,7 @@ def _fillers(work: Work, nonces: Sequence[int], market: Market) -> list[Attempt]
     return attempts
 
 
-def _filler(work: Work, nonce: int, price: Fees) -> Transaction:
+def _filler(work: Work, nonce: int, price: Fees, l1_fee_wei: int) -> Transaction:
     now = work.held.now()
     return Transaction(
         chain=work.chain,
@@ -87,8 +91,9 @@ def _filler(work: Work, nonce: int, price: Fees) -> Transaction:
         label=f"fills nonce {nonce}",
         # Its no-op is what was wanted of it.
         noop_outcome=TransactionState.COMPLETED,
-        reserved_wei=PLAIN_TRANSFER_GAS * price.max_fee_per_gas_wei,
+        reserved_wei=PLAIN_TRANSFER_GAS * price.max_fee_per_gas_wei + l1_fee_wei,
         reserved_gas=PLAIN_TRANSFER_GAS,
+        l1_fee_wei=l1_fee_wei,
         broadcast_at=now,
         look_at=now + timedelta(seconds=work.patience.resend),
     )

@@ -129,6 +129,8 @@ class Drain:
             due = flights.load_due(self.lane, sky, self.work.sending)
         self._resend(due)
         seen_to = self._replace(due, sky)
+        if seen_to:  # what is raised may cost more, and a filler costs, too
+            sky = flights.survey(self.lane)
         if has_drained(self.held, sky):
             return False
         return granting.grant(self.work, sky) or seen_to

@@ -23,7 +23,11 @@ class Market:
     balance_wei: int
     mined_nonces: int  # the address's transaction count in the latest block
     delegated: bool  # the address has code by EIP-7702: a pool holds one transaction of it
+    head_number: int
     block_gas_limit: int
+    has_blob_gas: bool  # the header counts it (EIP-4844)
+    has_requests: bool  # the header has their hash (EIP-7685): Prague
+    is_rollup: bool  # of those whose oracle says what data costs on the chain below
     base_fee_wei: int
     blob_base_fee_wei: int
     quotes: dict[str, Fees]
@@ -103,7 +107,11 @@ def _market(chain: Chain, own: Sequence[Any], legacy: bool) -> Market:
         balance_wei=quantity(balance),
         mined_nonces=quantity(mined),
         delegated=str(code).lower().startswith(DELEGATION),
+        head_number=quantity(latest["number"]),
         block_gas_limit=quantity(latest["gasLimit"]),
+        has_blob_gas=latest.get("excessBlobGas") is not None,
+        has_requests=latest.get("requestsHash") is not None,
+        is_rollup=bool(chain.l1_fee_oracle),
         base_fee_wei=0 if legacy else fees.next_base_fee(price),
         blob_base_fee_wei=0 if legacy else fees.next_blob_base_fee(price),
         quotes=quotes,

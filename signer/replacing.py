@@ -123,7 +123,7 @@ def _reserve(attempts: Sequence[Attempt]) -> None:
     """Hold back what the dearest attempt may cost: any of them may be the one that is mined."""
     costs = {
         attempt.transaction_id: (
-            max(int(attempt.transaction.reserved_wei), attempt.max_cost_wei),
+            attempt.transaction.reservation_wei(attempt),
             max(attempt.transaction.reserved_gas, attempt.gas_limit),
         )
         for attempt in attempts
