@@ -9,7 +9,7 @@ from typing import Any
 
 from signer.errors import RpcError
 from signer.models import Transaction
-from signer.rpc import Call, Rpc, quantity
+from signer.rpc import Call, quantity
 
 # The chain below may ask more by the time the transaction is mined.
 MARGIN_PERCENT = 125
@@ -25,13 +25,15 @@ def question(oracle: str, row: Transaction) -> Call:
     """
     listed = row.access_list or []
     around = ENVELOPE_BYTES + sum(ADDRESS_BYTES + SLOT_BYTES * len(entry["storageKeys"]) for entry in listed)
-    return _question(oracle, bytes.fromhex(row.data[2:]) + b"\xff" * around)
+    return question_about(oracle, bytes.fromhex(row.data[2:]), around)
 
 
-def _question(oracle: str, body: bytes) -> Call:
+def question_about(oracle: str, data: bytes, around: int = ENVELOPE_BYTES) -> Call:
+    """Return what asks for the fee of a transaction with this data, and so many bytes around it that are not known yet."""
+    body = data + b"\xff" * around
     padded = body + bytes(-len(body) % 32)
-    data = f"{SELECTOR}{32:064x}{len(body):064x}{padded.hex()}"
-    return ("eth_call", [{"to": oracle, "data": data}, "latest"])
+    asked = f"{SELECTOR}{32:064x}{len(body):064x}{padded.hex()}"
+    return ("eth_call", [{"to": oracle, "data": asked}, "latest"])
 
 
 def with_margin(answer: Any) -> int | None:
@@ -40,11 +42,3 @@ def with_margin(answer: Any) -> int | None:
         return quantity(answer) * MARGIN_PERCENT // 100
     except RpcError:
         return None
-
-
-def of_noop(rpc: Rpc, oracle: str) -> int | None:
-    """Return the fee to reserve for a transaction without data, 0 where there is no oracle, None when it does not say."""
-    if not oracle:
-        return 0
-    [answer] = rpc.batch([_question(oracle, b"\xff" * ENVELOPE_BYTES)])
-    return with_margin(answer)

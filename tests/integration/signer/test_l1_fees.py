@@ -136,6 +136,29 @@ def test_filler_reserves_the_fee_of_the_chain_below_and_waits_for_the_oracle(
     assert (*state(behind), behind.nonce) == ("BROADCASTING", "", 2)
 
 
+@pytest.mark.case("S31", "S57")
+def test_no_op_and_filler_have_the_gas_that_a_chain_asks_which_charges_in_gas(
+    manual: Stage, liar: LyingNode
+) -> None:
+    """Arbitrum counts in what it writes to the chain below; a node refuses for ever what has less."""
+    row = transfer(manual)
+    manual.drain()
+    Lane.objects.update(next_nonce=2)
+
+    def lie(call: Call) -> dict[str, object] | None:
+        return {"result": hex(60_000)} if call["method"] == "eth_estimateGas" else None
+
+    liar.lie = lie
+    control.cancel_transaction(row, **WHO)
+    manual.drain()
+    filler = Transaction.objects.get(kind=TransactionKind.FILLER)
+    for each, seq in ((row, 1), (filler, 0)):
+        each.refresh_from_db()
+        attempt = manual.attempts(each.pk)[seq]
+        assert (attempt.purpose, attempt.gas_limit, attempt.state) == ("NOOP", 72_000, "SENT")
+        assert (each.reserved_gas, each.reserved_wei) == (72_000, attempt.max_cost_wei)
+
+
 def test_what_a_custody_offers_is_reserved_with_the_fee_of_the_chain_below(
     stage: Stage, custody: CustodyServer
 ) -> None:
