@@ -80,6 +80,7 @@ def test_access_list_is_data_too(manual: Stage) -> None:
 
 
 @pytest.mark.case("S35", "S57", "S58")
+@pytest.mark.sqlite_too
 @pytest.mark.parametrize("by", ["bump", "speed-up", "cancel"])
 def test_fee_of_the_chain_below_stays_reserved_under_whatever_replaces_it(rollup: Stage, by: str) -> None:
     row = transfer(rollup)
