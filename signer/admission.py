@@ -10,24 +10,21 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from signer import kinds, l1_fees
 from signer.abi import decode_revert
 from signer.errors import CallRevertedError, RpcError, RpcNodeError
 from signer.fees import GAS_PER_BLOB, Fees
 from signer.intrinsic import least_gas
 from signer.market import Market
 from signer.models import Transaction
-from signer.rpc import quantity
+from signer.rpc import Call, quantity
 from signer.rpc_errors import ErrorClass, Rule, classify, is_unknown
-from signer.states import SubState
+from signer.states import Envelope, SubState
 
 GAS_MARGIN_PERCENT = 120
 PLAIN_TRANSFER_GAS = 21_000
 # Nodes drop what queues far beyond a block. With two, the next is full while what the last one took is being written down.
 BLOCKS_AHEAD = 2
-# The chain below may ask more by the time the transaction is mined.
-L1_FEE_MARGIN_PERCENT = 125
-L1_FEE_SELECTOR = "0x49948e0e"  # getL1Fee(bytes), OP Stack's GasPriceOracle
-ENVELOPE_BYTES = 130  # nonce, fees, addresses and signature around the data
 
 
 @dataclass(frozen=True)
@@ -60,9 +57,6 @@ class Admission:
     why: SubState = SubState.NONE  # of those that wait
 
 
-Call = tuple[str, list[Any]]
-
-
 @dataclass(frozen=True)
 class Questions:
     """What is asked of a node about the candidates, and which of them each question is about."""
@@ -70,11 +64,13 @@ class Questions:
     calls: Sequence[Call]
     gas: Sequence[UUID]
     l1: Sequence[UUID]
+    asks_for_prague: bool = False
 
     def answers(self, given: Sequence[Any]) -> "Answers":
         """Sort the node's answers, which come in the order of `calls`."""
-        gas, l1 = given[: len(self.gas)], given[len(self.gas) :]
-        return Answers(dict(zip(self.gas, gas, strict=True)), dict(zip(self.l1, l1, strict=True)))
+        *rest, prague = given if self.asks_for_prague else (*given, None)
+        gas, l1 = rest[: len(self.gas)], rest[len(self.gas) :]
+        return Answers(dict(zip(self.gas, gas, strict=True)), dict(zip(self.l1, l1, strict=True)), prague)
 
 
 @dataclass(frozen=True)
@@ -83,17 +79,24 @@ class Answers:
 
     gas: Mapping[UUID, Any]  # of eth_estimateGas, or of eth_call where the gas limit is given
     l1: Mapping[UUID, Any]  # what the data costs on the chain below
+    prague: Any = None  # of kinds.PRAGUE, where a candidate's kind depends on it
 
 
 def questions(rows: Sequence[Transaction], address: str, l1_fee_oracle: str = "") -> Questions:
     """Return what to ask: a simulation of each that wants one, and the fee of the chain below where there is one.
 
-    The simulation is eth_estimateGas, or eth_call for one that comes with its gas limit.
+    The simulation is eth_estimateGas, or eth_call for one that comes with its gas limit. And, for authorizations, whether
+    the chain knows them.
     """
     asked = [row for row in rows if row.simulate]
     below = list(rows) if l1_fee_oracle else []
-    calls = [_simulation(row, address) for row in asked] + [_l1_fee(row, l1_fee_oracle) for row in below]
-    return Questions(calls, [row.pk for row in asked], [row.pk for row in below])
+    calls = [_simulation(row, address) for row in asked] + [
+        l1_fees.question(l1_fee_oracle, row) for row in below
+    ]
+    asks_for_prague = any(row.envelope == Envelope.SET_CODE for row in rows)
+    if asks_for_prague:
+        calls.append(kinds.PRAGUE)
+    return Questions(calls, [row.pk for row in asked], [row.pk for row in below], asks_for_prague)
 
 
 def _simulation(row: Transaction, address: str) -> Call:
@@ -105,14 +108,6 @@ def _simulation(row: Transaction, address: str) -> Call:
     if row.gas_limit is None:
         return ("eth_estimateGas", [call, "latest"])
     return ("eth_call", [call | {"gas": hex(row.gas_limit)}, "latest"])
-
-
-def _l1_fee(row: Transaction, oracle: str) -> Call:
-    """Ask for the fee of as many bytes as the transaction will have; what is not known yet counts as incompressible."""
-    body = bytes.fromhex(row.data[2:]) + b"\xff" * ENVELOPE_BYTES
-    padded = body + bytes(-len(body) % 32)
-    data = f"{L1_FEE_SELECTOR}{32:064x}{len(body):064x}{padded.hex()}"
-    return ("eth_call", [{"to": oracle, "data": data}, "latest"])
 
 
 def admit(
@@ -131,6 +126,7 @@ def admit(
     admission = Admission()
     for place, row in enumerate(candidates):
         gas, why, error = _gas(row, answers.gas, market, rules)
+        error = kinds.refusal(row, market, answers.prague) or error
         if error is not None:
             admission.refused[row.pk] = error
             continue
@@ -139,7 +135,7 @@ def admit(
             admission.unclear[row.pk] = str(unclear.message)
             admission.unknown += [unclear] if is_unknown(unclear, rules) else []
             continue
-        below = _below(answers.l1.get(row.pk))
+        below = l1_fees.with_margin(answers.l1[row.pk]) if row.pk in answers.l1 else 0
         ready = Ready(row, gas, market.quote(row.speed, row.envelope), below or 0)
         why = why or _obstacle(ready, market, committed_wei, gas_in_flight)
         if below is None:
@@ -164,16 +160,6 @@ def _obstacle(ready: Ready, market: Market, committed_wei: int, gas_in_flight: i
     if gas_in_flight and gas_in_flight + ready.gas_limit > BLOCKS_AHEAD * market.block_gas_limit:
         return SubState.LANE_FULL
     return SubState.NONE
-
-
-def _below(answer: Any) -> int | None:
-    """Return the fee of the chain below with its margin, 0 where there is none, None when the node does not say."""
-    if answer is None:
-        return 0
-    try:
-        return quantity(answer) * L1_FEE_MARGIN_PERCENT // 100
-    except RpcError:
-        return None
 
 
 def _gas(

@@ -176,9 +176,16 @@ def speed_up_transaction(row: Transaction, offer: Fees | None = None, *, actor: 
         after_commit(lambda: ring_lane(row.lane_id))
 
 
+def least_offer(row: Transaction) -> Fees:
+    """Return the least that a node takes in place of what is out of a transaction; of one that was never signed nothing."""
+    offers = [fees_of(attempt) for attempt in attempts_of([row])]
+    return fees.least_replacement(fees.highest(offers)) if offers else Fees(0, 0)
+
+
 def _checked(row: Transaction, offer: Fees) -> dict[str, Any]:
-    best = fees.highest([fees_of(attempt) for attempt in attempts_of([row])])
-    least = fees.least_replacement(best)
+    least = least_offer(row)
+    if offer.max_fee_per_blob_gas_wei and not least.max_fee_per_blob_gas_wei:
+        raise NotPossibleError("it carries no blobs, so it pays no fee for them", "Leave that fee out.")
     if not offer.max_fee_per_blob_gas_wei:
         offer = replace(offer, max_fee_per_blob_gas_wei=least.max_fee_per_blob_gas_wei)
     limit = row.chain.max_fee_per_gas_wei
@@ -188,11 +195,12 @@ def _checked(row: Transaction, offer: Fees) -> dict[str, Any]:
         raise NotPossibleError(
             f"a node takes no less than {gwei(least.max_fee_per_gas_wei)} gwei with a tip of "
             f"{gwei(least.max_priority_fee_per_gas_wei)} gwei{_for_blobs(least)} in place of what is out",
-            "Offer at least that.",
+            f"Too low: {', '.join(_too_low(offer, least))}. Offer at least that.",
         )
     if max(offer.max_fee_per_gas_wei, offer.max_fee_per_blob_gas_wei) > limit:
         raise NotPossibleError(
-            f"the chain's ceiling is {gwei(limit)} gwei", "Offer less, or raise the ceiling first."
+            f"the chain's ceiling is {gwei(limit)} gwei, for gas and for blobs alike",
+            "Offer less, or raise the ceiling first.",
         )
     return {
         "max_fee_per_gas_wei": str(offer.max_fee_per_gas_wei),
@@ -201,12 +209,19 @@ def _checked(row: Transaction, offer: Fees) -> dict[str, Any]:
     }
 
 
-def _for_blobs(offer: Fees) -> str:
-    return (
-        f" and {gwei(offer.max_fee_per_blob_gas_wei)} gwei for blobs"
-        if offer.max_fee_per_blob_gas_wei
-        else ""
+def _for_blobs(least: Fees) -> str:
+    if not least.max_fee_per_blob_gas_wei:
+        return ""
+    return f" and {gwei(least.max_fee_per_blob_gas_wei)} gwei for blobs, twice as much of all three,"
+
+
+def _too_low(offer: Fees, least: Fees) -> list[str]:
+    fields = (
+        ("max_fee_per_gas_wei", "the fee"),
+        ("max_priority_fee_per_gas_wei", "the tip"),
+        ("max_fee_per_blob_gas_wei", "the fee for blobs"),
     )
+    return [words for name, words in fields if getattr(offer, name) < getattr(least, name)]
 
 
 def resend_transactions(lane: Lane, first: int, last: int, *, actor: str, reason: str) -> int:

@@ -55,10 +55,13 @@ class EnvelopeUnsupportedError(SignerError):
 
     code = "ENVELOPE_UNSUPPORTED"
     cause = (
-        "Blobs, authorisations and EIP-1559 fees need a chain with a base fee, and a key that is not in a custody "
-        "which sends by itself."
+        "Blobs, authorisations and EIP-1559 fees need a chain that has them, and a key that is not in a custody which "
+        "sends by itself."
     )
-    remedy = "Leave out what the message names, or ask for a legacy or an access-list transaction."
+    remedy = (
+        "Leave out what the message names, or ask for a legacy or an access-list transaction. After an upgrade that gave "
+        "the chain a base fee run add_chain again."
+    )
     disposition = Disposition.FAIL
 
 

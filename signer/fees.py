@@ -4,7 +4,7 @@ Pure arithmetic in wei per gas; no float. Where a transaction names one gas pric
 (EIP-4844) is part of every quote and of no offer but a blob transaction's; 0 means that there are no blobs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 from typing import Any, Literal
@@ -45,12 +45,56 @@ def quote(history: dict[str, Any], speed: Speed) -> Fees:
     history: the result of eth_feeHistory over `HISTORY_BLOCKS` with `PERCENTILES`, hex text as the node sends it.
     The cap of twice the next base fee plus the tip survives five full blocks in a row (1.125^5 = 1.80).
     """
-    base_fee = int(history["baseFeePerGas"][-1], 16)
+    base_fee = next_base_fee(history)
     column = list(PERCENTILES).index(speed)
     tips = [int(block[column], 16) for block in history.get("reward") or [] if len(block) > column]
     tips = [tip for tip in tips if tip > 0]  # an empty block reports 0 and says nothing
     tip = median_low(tips) if tips else DEFAULT_TIP_WEI
     return Fees(2 * base_fee + tip, tip, 2 * next_blob_base_fee(history))
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What a node says that gas costs now."""
+
+    quotes: Mapping[str, Fees]  # by speed
+    base_fee_wei: int
+    blob_base_fee_wei: int  # 0: it names none
+
+
+def prices(history: dict[str, Any]) -> Prices:
+    """Return the prices that a fee history leads to; history: as of `quote`."""
+    quotes: dict[str, Fees] = {speed: quote(history, speed) for speed in PERCENTILES}
+    return Prices(quotes, next_base_fee(history), next_blob_base_fee(history))
+
+
+def prices_of_gas_price(gas_price: int) -> Prices:
+    """Return the prices on a chain without a base fee; gas_price: as of `legacy_quote`."""
+    return Prices({speed: legacy_quote(gas_price, speed) for speed in PERCENTILES}, 0, 0)
+
+
+def median(given: Sequence[Prices]) -> Prices:
+    """Return what most nodes say, number by number; where two differ, the lower: what is too low can be raised.
+
+    Of blobs only those count that name a price.
+    """
+    return Prices(
+        {speed: _median_fees([each.quotes[speed] for each in given]) for speed in given[0].quotes},
+        median_low(each.base_fee_wei for each in given),
+        _median_named([each.blob_base_fee_wei for each in given]),
+    )
+
+
+def _median_fees(given: Sequence[Fees]) -> Fees:
+    return Fees(
+        median_low(each.max_fee_per_gas_wei for each in given),
+        median_low(each.max_priority_fee_per_gas_wei for each in given),
+        _median_named([each.max_fee_per_blob_gas_wei for each in given]),
+    )
+
+
+def _median_named(given: Sequence[int]) -> int:
+    return median_low([each for each in given if each] or [0])
 
 
 def legacy_quote(gas_price: int, speed: Speed) -> Fees:
@@ -61,13 +105,19 @@ def legacy_quote(gas_price: int, speed: Speed) -> Fees:
 
 
 def next_base_fee(history: dict[str, Any]) -> int:
-    return int(history["baseFeePerGas"][-1], 16)
+    return _wei(history["baseFeePerGas"][-1])
 
 
 def next_blob_base_fee(history: dict[str, Any]) -> int:
     """Return the price of blob gas in the next block; 0 on a chain without blobs."""
     blob_fees = history.get("baseFeePerBlobGas") or ["0x0"]
-    return int(blob_fees[-1], 16)
+    return _wei(blob_fees[-1])
+
+
+def _wei(text: str) -> int:
+    if (wei := int(text, 16)) < 0:
+        raise ValueError(f"{text} is no price")
+    return wei
 
 
 def single_price(market: Fees, base_fee_wei: int) -> Fees:

@@ -118,6 +118,7 @@ def requeue(held: Claim[Lane], ids: "Sequence[UUID]", actor: str, reason: str) -
             speed_up=None,
             reserved_wei=0,
             reserved_gas=0,
+            l1_fee_wei=None,
             broadcast_at=None,
             look_at=None,
             next_seq=row.last_seq + 1,

@@ -11,8 +11,7 @@ from datetime import timedelta
 import structlog
 from django.db import transaction
 
-from signer import authorities, foreign, signing
-from signer.admission import PLAIN_TRANSFER_GAS
+from signer import authorities, foreign, noops, signing
 from signer.errors import RpcError
 from signer.fees import Fees
 from signer.flights import Sky
@@ -101,9 +100,13 @@ def _span(lane: Lane, market: Market) -> range:
 def _fillers(work: Work, nonces: Sequence[int], market: Market) -> list[Attempt]:
     if not nonces:
         return []
-    price = market.quote("standard")
-    rows = [_filler(work, nonce, price) for nonce in nonces]
-    drafts = [signing.noop(row, 0, row.nonce or 0, price) for row in rows]
+    l1_fee = noops.l1_fee_wei(work.rpc, work.chain.l1_fee_oracle)
+    if l1_fee is None:
+        log.warning("gap_not_filled", lane=str(work.lane.pk), reason="the L1 fee oracle does not answer")
+        return []
+    gas, price = noops.gas(work.rpc, work.lane.address), market.quote("standard")
+    rows = [_filler(work, nonce, gas, price, l1_fee) for nonce in nonces]
+    drafts = [signing.noop(row, 0, row.nonce or 0, gas, price) for row in rows]
     attempts = signing.sign_replacements(work.held, work.chain, drafts)
     signed = {attempt.transaction_id for attempt in attempts}
     with transaction.atomic():
@@ -115,7 +118,7 @@ def _fillers(work: Work, nonces: Sequence[int], market: Market) -> list[Attempt]
     return attempts
 
 
-def _filler(work: Work, nonce: int, price: Fees) -> Transaction:
+def _filler(work: Work, nonce: int, gas: int, price: Fees, l1_fee_wei: int) -> Transaction:
     now = work.held.now()
     return Transaction(
         chain=work.chain,
@@ -124,15 +127,16 @@ def _filler(work: Work, nonce: int, price: Fees) -> Transaction:
         state=TransactionState.BROADCASTING,
         nonce=nonce,
         to=work.lane.address,
-        gas_limit=PLAIN_TRANSFER_GAS,
+        gas_limit=gas,
         scope=SCOPE,
         idempotency_key=f"{work.lane.pk}:{nonce}",
         request_hash="",
         label=f"fills nonce {nonce}",
         # Its no-op is what was wanted of it.
         noop_outcome=TransactionState.COMPLETED,
-        reserved_wei=PLAIN_TRANSFER_GAS * price.max_fee_per_gas_wei,
-        reserved_gas=PLAIN_TRANSFER_GAS,
+        reserved_wei=gas * price.max_fee_per_gas_wei + l1_fee_wei,
+        reserved_gas=gas,
+        l1_fee_wei=l1_fee_wei,
         broadcast_at=now,
         look_at=now + timedelta(seconds=work.patience.resend),
     )

@@ -18,6 +18,7 @@ from signer import (
     authorities,
     ceilings,
     error_rules,
+    flights,
     gaps,
     money,
     queue,
@@ -187,7 +188,10 @@ def _ask_and_decide(work: Work, candidates: Sequence[Transaction], sky: Sky) -> 
     _check_nonces(work, market, pooled)
     if work.lane.state == LaneState.BLOCKED:
         return Admission(waiting=[row.pk for row in candidates], why=SubState.LANE_BLOCKED)
-    sending.send_and_record(work, gaps.fill(work, sky, market), "signer.sent")
+    fillers = gaps.fill(work, sky, market)
+    if fillers:
+        sending.send_and_record(work, fillers, "signer.sent")
+        sky = flights.survey(work.lane)
     room = work.cap(market.delegated) - sky.count
     if room <= 0:
         return Admission(waiting=[row.pk for row in candidates], why=SubState.LANE_FULL)
@@ -295,6 +299,7 @@ def _commit(work: Work, admission: Admission, attempts: Sequence[Attempt], sky: 
             attempt.nonce,
             costs[attempt.transaction_id].max_cost_wei,
             attempt.gas_limit,
+            costs[attempt.transaction_id].l1_fee_wei,
         )
         for attempt in attempts
     }
@@ -308,7 +313,7 @@ def _commit(work: Work, admission: Admission, attempts: Sequence[Attempt], sky: 
         crashpoint("signer.attempts_inserted")
         moved = update_each(
             Transaction,
-            ("nonce", "reserved_wei", "reserved_gas"),
+            ("nonce", "reserved_wei", "reserved_gas", "l1_fee_wei"),
             rows,
             states=UNSIGNED,
             state=TransactionState.BROADCASTING,

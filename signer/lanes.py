@@ -9,6 +9,7 @@ whose epoch is past can only send committed bytes again.
 
 import time
 from collections.abc import Sequence
+from functools import cache, partial
 from uuid import UUID
 
 import structlog
@@ -17,7 +18,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
 
-from signer import authorities, ceilings, flights, foreign, gaps, granting, queue, replacing, sending
+from signer import authorities, ceilings, flights, foreign, gaps, granting, noops, queue, replacing, sending
 from signer.custody.rounds import CustodyDrain
 from signer.errors import ChainMismatchError, RpcError
 from signer.flights import Flight, Sky
@@ -129,6 +130,8 @@ class Drain:
             due = flights.load_due(self.lane, sky, self.work.sending)
         self._resend(due)
         seen_to = self._replace(due, sky)
+        if seen_to:  # what is raised may cost more, and a filler costs, too
+            sky = flights.survey(self.lane)
         if has_drained(self.held, sky):
             return False
         return granting.grant(self.work, sky) or seen_to
@@ -152,7 +155,8 @@ class Drain:
             log.warning("replacement_postponed", code=error.code, text=error.message)
             return False
         attempts = gaps.fill(self.work, sky, market)
-        attempts += replacing.replace(self.held, self.work.chain, market, wanted)
+        noop_gas = cache(partial(noops.gas, self.work.rpc, self.lane.address))
+        attempts += replacing.replace(self.held, self.work.chain, market, wanted, noop_gas)
         sending.send_and_record(self.work, attempts, "signer.bump_sent")
         return bool(attempts)
 

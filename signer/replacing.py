@@ -4,7 +4,7 @@ The new bytes are committed before they are sent, and every older attempt stays 
 one that a block takes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from django.db import transaction
@@ -52,14 +52,21 @@ def due(
 
 
 def replace(
-    held: Claim[Lane], chain: Chain, market: Market, wanted: Sequence[tuple[Flight, Reason]]
+    held: Claim[Lane],
+    chain: Chain,
+    market: Market,
+    wanted: Sequence[tuple[Flight, Reason]],
+    noop_gas: Callable[[], int],
 ) -> list[Attempt]:
-    """Sign and commit the replacements that the market allows, and return them, ready to be sent."""
+    """Sign and commit the replacements that the market allows, and return them, ready to be sent.
+
+    noop_gas: the gas limit of a no-op, asked only when there is one.
+    """
     drafts, capped = [], []
     for flight, reason in wanted:
         if flight.nonce < market.mined_nonces:
             continue  # a block has this nonce: the watcher will find which attempt it was
-        draft = draft_of(flight, reason, market)
+        draft = draft_of(flight, reason, market, noop_gas)
         if draft is None:
             capped.append(flight)
         else:
@@ -73,7 +80,7 @@ def replace(
     return attempts
 
 
-def draft_of(flight: Flight, reason: Reason, market: Market) -> Draft | None:
+def draft_of(flight: Flight, reason: Reason, market: Market, noop_gas: Callable[[], int]) -> Draft | None:
     """Return the replacement to sign, or None when the ceiling forbids one that a node would accept."""
     speed, envelope = flight.transaction.speed, flight.transaction.envelope
     offer, limit = market.quote(speed, envelope), market.ceiling(speed)
@@ -85,7 +92,8 @@ def draft_of(flight: Flight, reason: Reason, market: Market) -> Draft | None:
         return None
     seq = flight.best.seq + 1
     if reason is Reason.NOOP or flight.best.purpose == Purpose.NOOP:
-        return signing.noop(flight.transaction, seq, flight.nonce, price, is_plain=flight.blobs_were_refused)
+        plain = flight.blobs_were_refused
+        return signing.noop(flight.transaction, seq, flight.nonce, noop_gas(), price, is_plain=plain)
     return Draft(flight.transaction, seq, Purpose.PAYLOAD, flight.nonce, flight.best.gas_limit, price)
 
 
@@ -123,7 +131,7 @@ def _reserve(attempts: Sequence[Attempt]) -> None:
     """Hold back what the dearest attempt may cost: any of them may be the one that is mined."""
     costs = {
         attempt.transaction_id: (
-            max(int(attempt.transaction.reserved_wei), attempt.max_cost_wei),
+            attempt.transaction.reservation_wei(attempt),
             max(attempt.transaction.reserved_gas, attempt.gas_limit),
         )
         for attempt in attempts

@@ -220,7 +220,7 @@ class TransactionRequest(Command):
             self.blobs or self.authorizations or self.envelope == "dynamic_fee"
         ):
             raise EnvelopeUnsupportedError(
-                "the chain has no base fee (EIP-1559), so it takes no such transaction"
+                "the chain had no base fee (EIP-1559) when it was registered, so it takes no such transaction"
             )
         if self.blobs:
             return Envelope.BLOB

@@ -21,7 +21,6 @@ from keyguard import (
     SignedTransaction,
     SigningRequest,
 )
-from signer.admission import PLAIN_TRANSFER_GAS
 from signer.authorities import Nonces, nonce_of
 from signer.carrying import authorizations_of, blobs_of
 from signer.fees import Fees
@@ -78,9 +77,11 @@ class Signed:
     pending: list[UUID] = field(default_factory=list)  # keyguard asks people first
 
 
-def noop(row: Transaction, seq: int, nonce: int, fees: Fees, *, is_plain: bool = False) -> Draft:
+def noop(
+    row: Transaction, seq: int, nonce: int, gas_limit: int, fees: Fees, *, is_plain: bool = False
+) -> Draft:
     """Return the draft that takes a nonce and does nothing: no value, to itself; is_plain: as of Draft."""
-    return Draft(row, seq, Purpose.NOOP, nonce, PLAIN_TRANSFER_GAS, fees, is_plain)
+    return Draft(row, seq, Purpose.NOOP, nonce, gas_limit, fees, is_plain)
 
 
 def sign(held: Claim[Lane], chain: Chain, drafts: Sequence[Draft], nonces: Nonces | None = None) -> Signed:

@@ -301,6 +301,8 @@ class SpeedUp(Word):
         """Refuse half an offer."""
         if (self.max_fee_per_gas_wei is None) != (self.max_priority_fee_per_gas_wei is None):
             raise ValueError("give both fees, or neither")
+        if self.max_fee_per_blob_gas_wei and self.max_fee_per_gas_wei is None:
+            raise ValueError("give the other two fees beside max_fee_per_blob_gas_wei")
         return self
 
     @property

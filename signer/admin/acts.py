@@ -1,16 +1,15 @@
 """What people may do to lanes and transactions, as pages that ask why."""
 
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
 from django import forms
 from django.http import HttpRequest, HttpResponse
-from eth_utils.currency import to_wei
 from unfold.decorators import action
-from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminIntegerFieldWidget
+from unfold.widgets import UnfoldAdminIntegerFieldWidget
 
 from signer import control, resync
+from signer.admin.ether import GweiField
 from signer.errors import NotPossibleError, SignerError
 from signer.fees import Fees
 from signer.flights import attempts_of, fees_of
@@ -53,31 +52,45 @@ def refusing(act: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class OfferForm(ReasonForm):
-    """How high to go; empty: an eighth more or the market, whichever is more."""
+    """How high to go; empty: as high as a node asks, or the market, whichever is more."""
 
-    max_fee_gwei = forms.DecimalField(
-        required=False,
-        min_value=0,
-        decimal_places=9,
-        widget=UnfoldAdminDecimalFieldWidget(),
-        label="Fee, gwei per gas",
-    )
-    tip_gwei = forms.DecimalField(
-        required=False,
-        min_value=0,
-        decimal_places=9,
-        widget=UnfoldAdminDecimalFieldWidget(),
-        label="Tip, gwei per gas",
-    )
-    field_order = ("max_fee_gwei", "tip_gwei", "reason")
+    max_fee_gwei = GweiField(required=False, label="Fee, gwei per gas")
+    tip_gwei = GweiField(required=False, label="Tip, gwei per gas")
+    blob_fee_gwei = GweiField(required=False, label="Fee for blobs, gwei per blob gas")
+    field_order = ("max_fee_gwei", "tip_gwei", "blob_fee_gwei", "reason")
+
+    def __init__(self, *args: Any, least: Fees, **kwargs: Any) -> None:
+        """least: what a node takes in place of what is out."""
+        super().__init__(*args, **kwargs)
+        self.fields[
+            "max_fee_gwei"
+        ].help_text = f"A node takes no less than {gwei(least.max_fee_per_gas_wei)}."
+        self.fields["tip_gwei"].help_text = f"No less than {gwei(least.max_priority_fee_per_gas_wei)}."
+        self.fields[
+            "blob_fee_gwei"
+        ].help_text = (
+            f"No less than {gwei(least.max_fee_per_blob_gas_wei)}, which is what is offered when it is empty."
+        )
+        if not least.max_fee_per_blob_gas_wei:
+            del self.fields["blob_fee_gwei"]
 
     def clean(self) -> dict[str, Any]:
-        """Turn the two into an offer, or refuse half of one."""
+        """Turn them into an offer, or refuse half of one."""
         given = super().clean() or self.cleaned_data
         fee, tip = given.pop("max_fee_gwei", None), given.pop("tip_gwei", None)
+        blob_fee = given.pop("blob_fee_gwei", None)
         if (fee is None) != (tip is None):
             raise forms.ValidationError("Give both, or neither.")
-        return {**given, "offer": None if fee is None or tip is None else Fees(_wei(fee), _wei(tip))}
+        if fee is None and blob_fee is not None:
+            raise forms.ValidationError("Give the fee and the tip beside the fee for blobs.")
+        return {**given, "offer": None if fee is None or tip is None else Fees(fee, tip, blob_fee or 0)}
+
+
+def offered(fees: Fees) -> str:
+    """Return an offer as people read it."""
+    blobs = f", and {gwei(fees.max_fee_per_blob_gas_wei)} for blobs" if fees.max_fee_per_blob_gas_wei else ""
+    tip = gwei(fees.max_priority_fee_per_gas_wei)
+    return f"{gwei(fees.max_fee_per_gas_wei)} gwei, {tip} of it as the tip{blobs}"
 
 
 class RangeForm(ReasonForm):
@@ -86,10 +99,6 @@ class RangeForm(ReasonForm):
     first = forms.IntegerField(min_value=0, widget=UnfoldAdminIntegerFieldWidget(), label="First nonce")
     last = forms.IntegerField(min_value=0, widget=UnfoldAdminIntegerFieldWidget(), label="Last nonce")
     field_order = ("first", "last", "reason")
-
-
-def _wei(amount: Decimal) -> int:
-    return int(to_wei(amount, "gwei"))
 
 
 class LaneActs(Acting):
@@ -223,13 +232,17 @@ class TransactionActs(Acting):
     def speed_up(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Raise its fees now."""
         row = self.row(request, object_id)
-        offers = [fees_of(attempt) for attempt in attempts_of([row])]
+        offers, least = [fees_of(attempt) for attempt in attempts_of([row])], control.least_offer(row)
         facts = [
-            ("Offered so far", "; ".join(f"{gwei(o.max_fee_per_gas_wei)} gwei, {gwei(o.max_priority_fee_per_gas_wei)} of it as the tip" for o in offers)),
+            ("Offered so far", "; ".join(offered(each) for each in offers)),
             ("Ceiling", f"{gwei(row.chain.max_fee_per_gas_wei)} gwei"),
-        ]  # fmt: skip
-        text = "It is replaced at its nonce by the same with higher fees: an eighth more or the market, or what you offer here."
-        act, form = on(Transaction, control.speed_up_transaction), OfferForm(request.POST or None)
+        ]
+        more = "twice as much of all three" if least.max_fee_per_blob_gas_wei else "an eighth more"
+        text = f"It is replaced at its nonce by the same with higher fees: {more} or the market, or what you offer here."
+        act, form = (
+            on(Transaction, control.speed_up_transaction),
+            OfferForm(request.POST or None, least=least),
+        )
         return self.ask(request, object_id, "Speed the transaction up", text, act, form, facts=facts)
 
     @action(description="Give it another nonce", url_path="requeue", icon="replay", permissions=["foreign"])

@@ -223,7 +223,7 @@ def _record_sent(work: Work, row: Transaction, shown: Seen, purpose: Purpose) ->
         "state": TransactionState.BROADCASTING,
         "sub_state": "",
         "nonce": shown.nonce,
-        "reserved_wei": max(row.reserved_wei, attempt.max_cost_wei),
+        "reserved_wei": row.reservation_wei(attempt),
         "reserved_gas": max(row.reserved_gas, attempt.gas_limit),
         "vain_looks": 0,
         "look_at": now + timedelta(seconds=judging.wait_seconds(0)),

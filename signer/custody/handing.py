@@ -129,8 +129,8 @@ def _commit(work: Work, admission: Admission, ready: Sequence[Ready]) -> None:
             raise granting.StandstillError
         moved = update_each(
             Transaction,
-            ("reserved_wei", "reserved_gas"),
-            {item.transaction.pk: (item.max_cost_wei, item.gas_limit) for item in ready},
+            ("reserved_wei", "reserved_gas", "l1_fee_wei"),
+            {item.transaction.pk: (item.max_cost_wei, item.gas_limit, item.l1_fee_wei) for item in ready},
             states=[TransactionState.PREPARING],
             state=TransactionState.SIGNING,
             sub_state=SubState.HANDING_OVER,

@@ -5,6 +5,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from keyguard.fields import Uint256Field
 from signer.fees import GAS_PER_BLOB
 from signer.fields import WeiField
 from signer.models.chains import Chain
@@ -97,6 +98,9 @@ class Transaction(models.Model):
     # Of the attempts together, for the sums over a lane: the most it can take from the balance and from a block.
     reserved_wei = WeiField(default=0)
     reserved_gas = models.BigIntegerField(default=0)
+    # What any of its attempts may cost on the chain below, as quoted when it got its nonce or was handed over; 0: there
+    # is no such chain; NULL: not quoted yet. Part of reserved_wei.
+    l1_fee_wei = Uint256Field(null=True, blank=True)
     # Since when a node may have it: the instant at which its first bytes were committed, or handing it over was.
     broadcast_at = models.DateTimeField(null=True, blank=True)
     # The number of its next first attempt: above 0 when earlier ones became void.
@@ -179,6 +183,10 @@ class Transaction(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
+
+    def reservation_wei(self, attempt: "Attempt") -> int:
+        """Return what to reserve once this attempt of it exists, too: any of them may be the one that is mined."""
+        return max(int(self.reserved_wei), attempt.max_cost_wei + (self.l1_fee_wei or 0))
 
 
 class Attempt(models.Model):

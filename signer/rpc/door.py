@@ -81,6 +81,14 @@ class Rpc(ABC):
         """As `batch`, but with answers on which several endpoints agree, where there are several."""
         return self.batch(calls)
 
+    def begin_opinions(self, calls: Sequence[Call]) -> Callable[[], list[list[Any]]]:
+        """Begin to ask the other endpoints that may be asked, two at most, where there are any.
+
+        Returns what gives the answers (or RpcErrors) of each that has come, or comes within a moment: to be called, in the
+        thread that began, when `batch` has answered the same.
+        """
+        return list
+
     def agreed_or_raise(self, calls: Sequence[Call]) -> list[Any]:
         """As `agreed`; raises the first RpcError."""
         return _or_raise(self.agreed(calls))

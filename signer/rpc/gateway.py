@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -26,7 +25,7 @@ from signer.rpc.breaker import Pause, wants_another
 from signer.rpc.contacts import PROOF, Contact, Reply
 from signer.rpc.door import LATEST, Call, Rpc, send_calls
 from signer.rpc.gathering import Asked, Gathered, ask, gather
-from signer.rpc.hedging import GivenUpError, Hedge, OvertakenError, Race
+from signer.rpc.hedging import GivenUpError, Hedge, OvertakenError, Question, Race
 from signer.rpc.merging import merge
 from signer.rpc.methods import LIGHT, seconds_for, share
 from signer.rpc_errors import ErrorClass, Rule, classify
@@ -181,6 +180,20 @@ class Gateway(Rpc):
             for place, call in enumerate(calls)
         ]
 
+    def begin_opinions(self, calls: Sequence[Call]) -> Callable[[], list[list[Any]]]:
+        others = self._readers()[1 : quorum.SMALL]
+        if not others:
+            return list
+        seconds = seconds_for(calls)
+        asked = ask(others, lambda contact: contact.ask(calls, seconds, prove=True), len(calls))
+        return partial(self._opinions, others, asked, calls)
+
+    def _opinions(self, contacts: Sequence[Contact], asked: Asked, calls: Sequence[Call]) -> list[list[Any]]:
+        gathered = self._gather(
+            contacts, asked, calls, enough=lambda replies: True, grace=GRACE_SECONDS, seconds=GRACE_SECONDS
+        )
+        return [reply.answers for reply in gathered.replies.values()]
+
     def _votes(self, contacts: Sequence[Contact], calls: Sequence[Call], needed: int) -> list[Reply]:
         seconds = seconds_for(calls)
         gathered = self._gather(
@@ -275,13 +288,20 @@ class Gateway(Rpc):
     # --- What was met ---------------------------------------------------------------------------------------
 
     def _gather(
-        self, contacts: Sequence[Contact], asked: Asked, calls: Sequence[Call], *, enough: Any, grace: float
+        self,
+        contacts: Sequence[Contact],
+        asked: Asked,
+        calls: Sequence[Call],
+        *,
+        enough: Any,
+        grace: float,
+        seconds: float = math.inf,
     ) -> Gathered:
         kind = share(calls)
         requests = math.ceil(len(calls) / min(contact.size for contact in contacts))
         gathered = gather(
             asked,
-            seconds=seconds_for(calls) * requests,
+            seconds=min(seconds, seconds_for(calls) * requests),
             grace=grace,
             enough=enough,
             patience=max(contact.health.patience(kind, self._hedge_seconds) for contact in contacts),
@@ -325,25 +345,6 @@ class Gateway(Rpc):
 
     def _has_given_up(self) -> bool:
         return slowness.has_given_up(self.chain_id)
-
-
-@dataclass(frozen=True)
-class Question:
-    """Some reads, to be answered by a moment of `time.monotonic`."""
-
-    calls: Sequence[Call]
-    deadline: float
-    prove: bool = False
-    share: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "share", share(self.calls))
-
-    def seconds_left(self) -> float:
-        return max(0.05, self.deadline - time.monotonic())
-
-    def put_to(self, contact: Contact, waiting: Race | None = None) -> Reply:
-        return contact.ask(self.calls, self.seconds_left(), prove=self.prove, waiting=waiting)
 
 
 def _preference(contact: Contact) -> tuple[int, float]:

@@ -5,13 +5,15 @@ Runs in the thread that waits; a second thread exists only while two endpoints a
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from signer.rpc.breaker import wants_another
 from signer.rpc.connections import readable
 from signer.rpc.contacts import Contact, Reply
+from signer.rpc.door import Call
+from signer.rpc.methods import share
 
 # How soon the answer of the other endpoint is noticed.
 SLICE_SECONDS = 0.01
@@ -84,3 +86,22 @@ class Race:
             self.hedge = self.another()
             return
         raise OvertakenError(self.hedge, reply)
+
+
+@dataclass(frozen=True)
+class Question:
+    """Some reads, to be answered by a moment of `time.monotonic`."""
+
+    calls: Sequence[Call]
+    deadline: float
+    prove: bool = False
+    share: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "share", share(self.calls))
+
+    def seconds_left(self) -> float:
+        return max(0.05, self.deadline - time.monotonic())
+
+    def put_to(self, contact: Contact, waiting: Race | None = None) -> Reply:
+        return contact.ask(self.calls, self.seconds_left(), prove=self.prove, waiting=waiting)

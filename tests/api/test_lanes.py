@@ -103,10 +103,13 @@ def test_transaction_is_sped_up_to_an_offer(stage, operator: Caller) -> None:  #
     refused = operator.post(f"/transactions/{row.pk}/speed-up", low, key=None)
     assert refused.status_code == 409
     assert "takes no less than" in refused.json()["detail"]
-    assert (
-        operator.post(f"/transactions/{row.pk}/speed-up", {"max_fee_per_gas_wei": "1"}, key=None).status_code
-        == 422
+    for half in ("max_fee_per_gas_wei", "max_fee_per_blob_gas_wei"):
+        assert operator.post(f"/transactions/{row.pk}/speed-up", {half: "1"}, key=None).status_code == 422
+    blobs = dict.fromkeys(
+        ("max_fee_per_gas_wei", "max_priority_fee_per_gas_wei", "max_fee_per_blob_gas_wei"), str(10**11)
     )
+    refused = operator.post(f"/transactions/{row.pk}/speed-up", blobs, key=None)
+    assert (refused.status_code, "it carries no blobs" in refused.json()["detail"]) == (409, True)
     assert operator.post(f"/transactions/{row.pk}/speed-up", {}, key=None).status_code == 202
     stage.drain()
     attempts = operator.get(f"/transactions/{row.pk}").json()["attempts"]

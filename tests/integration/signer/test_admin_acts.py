@@ -6,6 +6,7 @@ import pytest
 from django.test import Client
 
 from signer.models import Act, Transaction
+from signer.sentences import gwei
 from tests.integration.signer.stage import Stage
 
 pytestmark = pytest.mark.filterwarnings("ignore:No directory at:UserWarning")
@@ -88,10 +89,11 @@ def test_transaction_is_cancelled_sped_up_and_sent_again(client: Client, manual:
     row = manual.submit()
     manual.drain()
     path = f"transaction/{row.pk}"
+    assert "blob_fee_gwei" not in page(client, f"{path}/speed-up/")
     half = act(client, f"{path}/speed-up/", max_fee_gwei="50")
     assert "Give both, or neither." in half.content.decode()
     low = act(client, f"{path}/speed-up/", max_fee_gwei="0.000000001", tip_gwei="0.000000001")
-    assert "takes no less than" in low.content.decode()
+    assert "Too low: the fee, the tip. Offer at least that" in low.content.decode()
     assert act(client, f"{path}/speed-up/", max_fee_gwei="50", tip_gwei="5").status_code == 302
     manual.drain()
     assert [attempt.max_fee_per_gas_wei for attempt in manual.attempts(row.pk)][1] == 50 * 10**9
@@ -101,6 +103,39 @@ def test_transaction_is_cancelled_sped_up_and_sent_again(client: Client, manual:
     shown = page(client, f"{path}/change/")
     assert "/requeue/" not in shown
     assert "/cancel/" in shown
+
+
+@pytest.mark.case("S59")
+def test_blob_transaction_is_sped_up_with_a_fee_for_its_blobs(client: Client, manual: Stage) -> None:
+    row = manual.submit(blobs=["0x" + "00" * 131_072])
+    manual.drain()
+    [first] = manual.attempts(row.pk)
+    fee, tip, blob_fee = (
+        2 * wei
+        for wei in (
+            first.max_fee_per_gas_wei,
+            first.max_priority_fee_per_gas_wei,
+            first.max_fee_per_blob_gas_wei,
+        )
+    )
+    path = f"transaction/{row.pk}/speed-up/"
+    shown = page(client, path)
+    for least in (fee, tip, blob_fee):
+        assert f"o less than {gwei(least)}" in shown
+    assert f", and {gwei(first.max_fee_per_blob_gas_wei)} for blobs" in shown
+    alone = act(client, path, blob_fee_gwei=gwei(blob_fee))
+    assert "Give the fee and the tip beside the fee for blobs." in alone.content.decode()
+    given = {"max_fee_gwei": gwei(fee + 5), "tip_gwei": gwei(tip)}
+    low = act(client, path, **given, blob_fee_gwei=gwei(blob_fee - 1)).content.decode()
+    assert f"and {gwei(blob_fee)} gwei for blobs, twice as much of all three, in place of what is out" in low
+    assert "Too low: the fee for blobs. Offer at least that" in low
+    high = act(client, path, **given, blob_fee_gwei="501").content.decode()
+    assert "ceiling is 500 gwei, for gas and for blobs alike" in high.replace("&#x27;", "'")
+    assert act(client, path, **given, blob_fee_gwei=gwei(blob_fee + 3)).status_code == 302
+    manual.drain()
+    second = manual.attempts(row.pk)[1]
+    assert (second.max_fee_per_gas_wei, second.max_priority_fee_per_gas_wei) == (fee + 5, tip)
+    assert (second.max_fee_per_blob_gas_wei, second.state) == (blob_fee + 3, "SENT")
 
 
 def test_those_who_may_not_act_see_no_acts(manual: Stage, django_user_model: Any) -> None:

@@ -12,16 +12,12 @@ from keyguard import ApprovalPendingError, SigningRequest
 from keyguard.policies import publishing
 from keyguard.policies.models import Question
 from signer import control, sweeping
-from signer.models import Chain, Incident, Transaction
+from signer.models import Incident, Transaction
 from tests.integration.keyguard.policies import ALLOW_ALL, ask, person, put_in_force
-from tests.integration.signer.lying_node import LyingNode
 from tests.integration.signer.stage import RICH, Stage
 
 # CALLDATASIZE, CALLDATACOPY, REVERT with all of it.
 REVERTS_WITH_ITS_DATA = "0x366000600037366000fd"
-# Answers every call with 5 * 10^12: PUSH6, MSTORE, RETURN.
-ANSWERS_FIVE_TERA = "0x65048c2739500060005260206000f3"
-ORACLE = "0x420000000000000000000000000000000000000F"
 CONTRACT = "0x" + "77" * 20
 
 
@@ -69,30 +65,6 @@ def test_sum_in_flight_is_what_must_be_paid_and_one_alert_tells_of_it(manual: St
     manual.drain()
     assert state(rows[2]) == ("BROADCASTING", "")
     assert not Incident.objects.filter(kind="LOW_BALANCE", closed_at=None).exists()
-
-
-def test_fee_of_the_chain_below_must_be_paid_too(manual: Stage) -> None:
-    manual.rpc("anvil_setCode", ORACLE, ANSWERS_FIVE_TERA)
-    Chain.objects.update(l1_fee_oracle=ORACLE)
-    row = manual.submit(gas_limit=21_000)
-    manual.drain()
-    row.refresh_from_db()
-    [attempt] = manual.attempts(row.pk)
-    assert row.reserved_wei == attempt.max_cost_wei + 5 * 10**12 * 125 // 100
-    manual.rpc("anvil_setBalance", manual.key.address, hex(row.reserved_wei + attempt.max_cost_wei))
-    short = manual.submit(gas_limit=21_000)
-    manual.drain()
-    assert state(short) == ("QUEUED", "INSUFFICIENT_FUNDS")
-
-
-def test_oracle_that_does_not_answer_lets_nothing_out(manual: Stage, liar: LyingNode) -> None:
-    Chain.objects.update(l1_fee_oracle=ORACLE)
-    liar.lie = lambda call: (
-        {"error": {"code": -32000, "message": "header not found"}} if call["method"] == "eth_call" else None
-    )
-    row = manual.submit(gas_limit=21_000)
-    manual.drain()
-    assert state(row) == ("QUEUED", "NODE_UNAVAILABLE")
 
 
 class Asking:

@@ -203,6 +203,8 @@ def test_offer_that_a_node_or_the_ceiling_would_refuse_changes_nothing(manual: S
         control.speed_up_transaction(row, same, **WHO)
     with pytest.raises(NotPossibleError, match="ceiling"):
         control.speed_up_transaction(row, Fees(10**13, 10**12), **WHO)
+    with pytest.raises(NotPossibleError, match="carries no blobs"):
+        control.speed_up_transaction(row, Fees(10**11, 10**10, 1), **WHO)
     row.refresh_from_db()
     assert row.speed_up is None
     assert not Act.objects.exists()

@@ -1,6 +1,7 @@
 """What the answers of several nodes amount to: those that lag, that differ, that stopped following."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -211,3 +212,75 @@ def test_readyz_fails_when_the_only_node_has_stopped_following(
     manual.mine()
     rpc.latest_header()
     assert all(finding.ok for finding in readiness() if finding.name == "chains")
+
+
+# --- Prices -----------------------------------------------------------------------------------------------
+
+
+def history(gwei: int) -> Callable[[Call], dict[str, Any] | None]:
+    """Return a lie: gas costs so much, and as much again as a tip."""
+    price = hex(gwei * 10**9)
+    said = {"baseFeePerGas": [price] * 2, "reward": [[price] * 3]}
+    return lambda call: {"result": said} if call["method"] == "eth_feeHistory" else None
+
+
+@pytest.fixture
+def third(manual: Stage, pair: Pair) -> Iterator[LyingNode]:
+    """A third endpoint beside the two."""
+    node = LyingNode(manual.anvil.url)
+    Endpoint.objects.create(chain=manual.chain, url=node.url, position=2)
+    yield node
+    node.stop()
+
+
+@pytest.mark.parametrize("liar", [0, 1])
+def test_node_that_quotes_absurd_fees_is_not_believed_where_another_can_be_asked(
+    manual: Stage, pair: Pair, liar: int
+) -> None:
+    pair[liar].lie = history(200)  # below the ceiling, and a hundred times too much
+    row = manual.submit()
+    manual.drain()
+    [attempt] = manual.attempts(row.pk)
+    assert attempt.max_fee_per_gas_wei < 5 * 10**9
+    assert attempt.max_priority_fee_per_gas_wei <= 10**9
+    assert [node.seen["eth_feeHistory"] for node in pair] == [liar, 1 - liar], "each was asked once"
+
+
+@pytest.mark.parametrize("gwei", [0, 200])
+def test_one_of_three_nodes_makes_fees_neither_too_low_nor_too_high(
+    manual: Stage, pair: Pair, third: LyingNode, gwei: int
+) -> None:
+    pair[0].lie = history(gwei)
+    row = manual.submit()
+    manual.drain()
+    [attempt] = manual.attempts(row.pk)
+    assert 10**9 < attempt.max_fee_per_gas_wei < 5 * 10**9
+    assert third.seen["eth_feeHistory"] == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"error": {"code": -32000, "message": "no"}},
+        {"result": None},
+        {"result": {"baseFeePerGas": ["-0x1"]}},
+        {"result": {"baseFeePerGas": 7}},
+    ],
+)
+def test_price_of_the_other_node_that_is_none_changes_nothing(
+    manual: Stage, pair: Pair, answer: dict[str, Any]
+) -> None:
+    pair[1].lie = lambda call: answer if call["method"] == "eth_feeHistory" else None
+    row = manual.submit()
+    manual.drain()
+    [attempt] = manual.attempts(row.pk)
+    assert 10**9 < attempt.max_fee_per_gas_wei < 5 * 10**9
+
+
+def test_other_node_that_does_not_answer_is_not_waited_for(manual: Stage, pair: Pair) -> None:
+    pair[1].delay = 2.0
+    gateway = connect(manual.chain)
+    opinions = gateway.begin_opinions([("eth_gasPrice", [])])
+    began = time.monotonic()
+    assert opinions() == []
+    assert time.monotonic() - began < 1

@@ -69,7 +69,8 @@ def test_while_all_are_paused_calls_end_at_once_and_say_until_when(manual: Stage
     asked = [node.requests for node in pair]
     for _ in range(5):
         manual.drain()
-    assert [node.requests for node in pair] == asked == [1, 1]
+    # The second: for its opinion of the price, and in the first one's place.
+    assert [node.requests for node in pair] == asked == [1, 2]
     [answer] = connect(manual.chain).broadcast([b"\x02"])
     assert isinstance(answer, RpcUnavailableError)
     assert " UTC: 127.0.0.1 turns us away" in answer.message

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from signer.fees import (
     DEFAULT_TIP_WEI,
     Fees,
+    Prices,
     ceiling,
     highest,
     legacy_quote,
+    median,
     next_blob_base_fee,
     quote,
     raised,
@@ -211,3 +213,37 @@ def test_single_price_is_not_above_the_cap_and_has_room_for_two_full_blocks(mark
 
 def test_blob_fee_is_left_out_of_an_offer_without_blobs() -> None:
     assert without_blobs(Fees(3, 2, 1)) == Fees(3, 2)
+
+
+def priced(fees: Fees) -> Prices:
+    return Prices(
+        {"standard": fees},
+        fees.max_fee_per_gas_wei - fees.max_priority_fee_per_gas_wei,
+        fees.max_fee_per_blob_gas_wei,
+    )
+
+
+@given(st.lists(fees(), min_size=2, max_size=2), fees())
+def test_one_of_three_nodes_moves_the_price_no_further_than_the_others_are_apart(
+    honest: list[Fees], lie: Fees
+) -> None:
+    said = median([priced(lie), *map(priced, honest)]).quotes["standard"]
+    for name in ("max_fee_per_gas_wei", "max_priority_fee_per_gas_wei"):
+        low, high = sorted(getattr(each, name) for each in honest)
+        assert low <= getattr(said, name) <= high
+    assert said.max_priority_fee_per_gas_wei <= said.max_fee_per_gas_wei
+
+
+@given(fees(), fees())
+def test_of_two_nodes_the_one_that_asks_less_counts(one: Fees, other: Fees) -> None:
+    said = median([priced(one), priced(other)])
+    assert said.quotes["standard"].max_fee_per_gas_wei == min(
+        one.max_fee_per_gas_wei, other.max_fee_per_gas_wei
+    )
+    assert one.covers(said.quotes["standard"])
+    assert other.covers(said.quotes["standard"])
+
+
+def test_node_that_names_no_price_for_blobs_has_no_say_in_it() -> None:
+    said = median([priced(Fees(3, 1, 0)), priced(Fees(3, 1, 7))])
+    assert (said.blob_base_fee_wei, said.quotes["standard"]) == (7, Fees(3, 1, 7))
