@@ -9,6 +9,7 @@ from keyguard import hsm, pins
 from keyguard.errors import KeyguardError
 from keyguard.management.key_command import KeyCommand
 from keyguard.models import Key
+from keyguard.uris import KeyUri
 
 
 class Command(KeyCommand):
@@ -35,4 +36,4 @@ class Command(KeyCommand):
         from keyguard.backends.pkcs11 import Pkcs11Backend
 
         known = set(Key.objects.filter(backend="pkcs11").values_list("backend_ref", flat=True))
-        return sorted(Pkcs11Backend().references() - known)
+        return sorted(str(KeyUri("pkcs11", one)) for one in Pkcs11Backend().references() - known)

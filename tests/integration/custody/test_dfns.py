@@ -52,15 +52,15 @@ def test_call_is_asked_for_in_the_words_of_the_documents(bound: Key, dfns: FakeD
 
 def test_key_is_bound_by_what_people_see_at_the_custody(fresh_db: str, dfns: FakeDfns) -> None:
     address = dfns.account(KEY).address
-    options = {"alias": "treasury", "backend": "dfns", "address": address}
+    options = {"alias": "treasury", "address": address}
     dfns.sign_as = dfns.account("another")
     with pytest.raises(CommandError, match="not its address's"):
-        call_command("bind_key", reference=KEY, **options)
+        call_command("bind_key", uri=f"dfns:{KEY}", **options)
     dfns.sign_as = None
     with pytest.raises(CommandError, match="404"):
-        call_command("bind_key", reference="key-none", **options)
+        call_command("bind_key", uri="dfns:key-none", **options)
     dfns.keys[KEY]["Ethereum"] = "wa-second"
-    call_command("bind_key", reference=KEY, **options)
+    call_command("bind_key", uri=f"dfns:{KEY}", **options)
     assert Key.objects.get().address == address
 
 

@@ -127,4 +127,4 @@ def test_command_names_key_pairs_that_belong_to_no_key(fresh_db: str, fresh_hsm:
     stranger.delete()
     told = StringIO()
     call_command("try_hsm_pin", stdout=told)
-    assert f"1 key pairs in the token belong to no key here: {stranger.backend_ref}" in told.getvalue()
+    assert f"1 key pairs in the token belong to no key here: {stranger.uri}" in told.getvalue()
