@@ -77,6 +77,8 @@ def seal_beside(error: KeyguardError, backend: str = "") -> None:
     """Seal over a connection of its own: the transaction at hand is about to be undone, and the seal is to stay."""
     want(error, backend)
     if connection.vendor != "postgresql":
+        if not connection.in_atomic_block:
+            seal_itself(error, backend)
         return  # one writer at a time: whoever comes next writes it
 
     def write() -> None:
