@@ -5,8 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django_celery_results.models import GroupResult, TaskResult
 from django_otp.plugins.otp_static.models import StaticDevice
@@ -15,9 +14,11 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
 from dalp.console import groups, keys, limits, policies, questions, trail  # noqa: F401 - they register their pages
+from dalp.console.keys import ActForm
 from dalp.models import ApiToken, IdempotencyRecord
 from signer.models import Attempt
 from workflows import admin as workflows_admin
+from workflows.admin.acting import Acting, row_at
 from workflows.cells import ReadOnly
 
 HASH = re.compile(r"0x[0-9a-f]{64}")
@@ -36,7 +37,7 @@ workflows_admin.REFERENCE_FINDERS.append(transactions_with_hash)
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(ModelAdmin):  # type: ignore[misc]
+class ApiTokenAdmin(Acting, ModelAdmin):  # type: ignore[misc]
     """API tokens: who has one, when it was last used, and taking it away. They are made by create_api_token."""
 
     list_display = ("name", "prefix", "owner", "tenant", "role", "created_at", "last_used_at", "shown_state")
@@ -52,7 +53,7 @@ class ApiTokenAdmin(ModelAdmin):  # type: ignore[misc]
         "last_used_at",
         "revoked_at",
     )
-    actions = ("revoke",)
+    actions_detail = ("revoke",)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return False: a token made here would have to be shown on a page."""
@@ -67,11 +68,24 @@ class ApiTokenAdmin(ModelAdmin):  # type: ignore[misc]
         """Return whether it still opens the door."""
         return "revoked" if token.revoked_at else "live"
 
-    @action(description="Revoke", permissions=["change"])
-    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiToken]) -> None:
-        """Revoke the chosen tokens; the next request with one is refused."""
-        count = queryset.filter(revoked_at=None).update(revoked_at=timezone.now())
-        self.message_user(request, f"{count} revoked.")
+    def has_revoke_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
+        """Return whether this person may revoke the token, and it is live."""
+        token = row_at(ApiToken, object_id).first()
+        return (
+            token is not None and not token.revoked_at and bool(request.user.has_perm("dalp.change_apitoken"))
+        )
+
+    @action(description="Revoke", url_path="revoke", icon="block", permissions=["revoke"])
+    def revoke(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Revoke the token; the next request with it is refused."""
+
+        def act(pk: Any, *, actor: str, reason: str) -> None:
+            if ApiToken.objects.filter(pk=pk, revoked_at=None).update(revoked_at=timezone.now()):
+                self.log_change(request, ApiToken.objects.get(pk=pk), f"Revoked: {reason}")
+
+        form = ActForm(request.POST or None, person=request.user)
+        text = "The next request with it is refused, and it never opens the door again."
+        return self.ask(request, object_id, "Revoke", text, act, form, danger=True)
 
 
 @admin.register(IdempotencyRecord)

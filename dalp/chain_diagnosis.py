@@ -140,7 +140,7 @@ def check_keys() -> list[Finding]:
         Finding(
             f"key {key.alias}",
             False,
-            f"is destroyed, but its backend {key.backend} may still keep it",
+            f"is destroyed, but {key.uri} may still be there",
             "Run manage.py destroy_key again where the backend is reached: it finishes.",
         )
         for key in destroying.unfinished()

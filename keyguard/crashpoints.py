@@ -10,6 +10,7 @@ NAMES = {
     "keyguard.signed": "the backend has signed, nothing says so",
     "keyguard.concluded": "the signature is committed, nobody was given it",
     "keyguard.before_head": "the chains' ends are read, no head says so",
+    "keyguard.pin_refused": "the token has refused the PIN and nobody tries it again, no seal says so",
     "keyguard.hsm_key_made": "the token has the new key pair, no row tells of it",
     "keyguard.vault_written": "Vault has the new ciphertext, nothing is committed",
     "keyguard.kek_noted": "the new KEK has a row, its keeper may not have made it yet",

@@ -4,7 +4,8 @@ Every class has a stable code, its cause, its remedy and a disposition; callers 
 keyguard doesn't know means *deny*: nothing was signed. No message here holds key material, not even in part.
 
     KeyguardError
-    ├── KeyNotFoundError, AliasTakenError, AliasInvalidError, KeyExistsError, SecretInvalidError, BackendUnknownError
+    ├── KeyNotFoundError, AliasTakenError, AliasInvalidError, KeyExistsError, SecretInvalidError, BackendUnknownError,
+    │   KeyUriInvalidError
     ├── ImportRefusedError          the backend makes its keys itself
     ├── PlainImportRefusedError, WrappedKeyInvalidError, AddressMismatchError
     │                               a key that is imported comes another way, or is another one, than was said
@@ -103,6 +104,14 @@ class BackendUnknownError(KeyguardError):
     code = "KEYGUARD_BACKEND_UNKNOWN"
     cause = "No backend has this name."
     remedy = "Use one of the names in the message."
+
+
+class KeyUriInvalidError(KeyguardError):
+    """A text is no key's URI."""
+
+    code = "KEYGUARD_KEY_URI_INVALID"
+    cause = "A key's URI is its backend, a colon and what the backend calls the key."
+    remedy = "Write it as the message shows; docs/keys.md lists the form of each backend."
 
 
 class ImportRefusedError(KeyguardError):

@@ -34,6 +34,7 @@ from keyguard.errors import (
 from keyguard.floor import checked_address
 from keyguard.models import Key
 from keyguard.states import DEFAULT_TENANT, KEY_TRANSITIONS, KeyState, Origin, before
+from keyguard.uris import KeyUri
 
 log = structlog.get_logger("keyguard")
 
@@ -85,7 +86,7 @@ def bind_key(alias: str, backend: str, reference: str, expected_address: str = "
     facts = {"backend": backend, "backend_ref": reference, "origin": Origin.CUSTODY}
     address = curve.address_of(public_key)
     if expected not in ("", address):
-        raise AddressInvalidError("address", f"the custody's key {reference[:80]} has {address}")
+        raise AddressInvalidError("address", f"{KeyUri(backend, reference[:80])} has {address}")
     return _add(
         alias, lambda: Key.objects.create(alias=alias, address=address, public_key=public_key, **facts)
     )

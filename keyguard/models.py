@@ -26,6 +26,7 @@ from keyguard.states import (
     RecordKind,
     RecordState,
 )
+from keyguard.uris import KeyUri
 
 
 class Kek(models.Model):
@@ -126,6 +127,11 @@ class Key(models.Model):
 
     def __str__(self) -> str:
         return f"{self.alias} ({self.address})"
+
+    @property
+    def uri(self) -> KeyUri:
+        """Where it is, as people are told."""
+        return KeyUri(self.backend, self.backend_ref)
 
 
 class KeyAct(models.Model):

@@ -1,7 +1,8 @@
 """The PIN of a token is tried once: after it was refused, nobody tries again until a person says so.
 
 Upholds: one login at a time for each token, in all processes, and a refusal is known to all of them before the next one
-tries. It is written on a connection of its own, so that it stays although the caller's transaction is rolled back.
+tries. It is written on a connection of its own, so that it stays although the caller's transaction is rolled back. The
+backend is sealed with it, so that everybody is told, wherever seals are told of.
 """
 
 from collections.abc import Callable
@@ -11,10 +12,14 @@ from typing import TypeVar
 from django.db import close_old_connections, connection, connections, transaction
 from django.utils import timezone
 
+from keyguard import sealing
 from keyguard.backend_errors import HsmPinError
+from keyguard.crashpoints import crashpoint
 from keyguard.models import HsmToken
 
 T = TypeVar("T")
+
+BACKEND = "pkcs11"
 
 # SQLite lets nobody write while the caller's transaction does, so there this process alone knows of a refusal.
 _refused: set[str] = set()
@@ -22,6 +27,16 @@ _refused: set[str] = set()
 
 def log_in(label: str, try_pin: Callable[[], T]) -> T:
     """Return what `try_pin` returns, unless the PIN was refused before. Raises HsmPinError, as `try_pin` is to do."""
+    try:
+        return _tried_once(label, try_pin)
+    except HsmPinError as error:
+        # By now nobody tries again. Whoever comes after a crash here is refused likewise, and seals.
+        crashpoint("keyguard.pin_refused")
+        sealing.seal_beside(error, BACKEND)
+        raise
+
+
+def _tried_once(label: str, try_pin: Callable[[], T]) -> T:
     if connection.vendor == "postgresql" or not connection.in_atomic_block:
         return _elsewhere(lambda: _alone(label, try_pin))
     if is_refused(label):

@@ -1,7 +1,8 @@
 """Sealing: nothing is signed until people have looked.
 
 Upholds: a seal is seen by the next signature of any process, for it is read under the lock of the signing transaction.
-Keyguard seals itself when its trail cannot be written, and a backend when that has signed falsely. While the database
+Keyguard seals itself when its trail cannot be written, and a backend when that has signed falsely or has refused its PIN.
+No seal is lifted while the KEK at hand is another one than that which the keys are under. While the database
 cannot be written, the process that wanted to seal signs nothing more; one that cannot write signs nothing anyway.
 What custodies were asked for before is looked up as ever.
 """
@@ -18,15 +19,25 @@ from django.db.models.functions import Now
 
 from keyguard import operations
 from keyguard.audit import chaining
-from keyguard.errors import AuditFailedError, KeyguardError, KeyguardSealedError, SealingInvalidError
-from keyguard.models import Sealing
+from keyguard.errors import (
+    AuditFailedError,
+    KekMalformedError,
+    KekMismatchError,
+    KeyguardError,
+    KeyguardSealedError,
+    SealingInvalidError,
+)
+from keyguard.kek import open_kek, prove
+from keyguard.kek_providers import provider_of
+from keyguard.models import Kek, Sealing
 from keyguard.operations import Operation
 from keyguard.policies.models import Question
-from keyguard.states import QuestionKind, QuestionState, SealVerb
+from keyguard.states import KekState, QuestionKind, QuestionState, SealVerb
 
 log = structlog.get_logger("keyguard")
 
 
+UNDER_A_KEK = ("", "database", "vault")
 # Longer nobody waits for a seal to be written; this process signs nothing all the same.
 SEALING_SECONDS = 5
 # Seals that the database has not taken yet, by backend.
@@ -62,15 +73,17 @@ def want(error: KeyguardError, backend: str = "") -> None:
     _wanted[backend] = error.code
 
 
-def _seal_beside(error: AuditFailedError) -> None:
-    """Seal over a connection of its own: the transaction at hand, whose entry was refused, is about to be undone."""
-    want(error)
+def seal_beside(error: KeyguardError, backend: str = "") -> None:
+    """Seal over a connection of its own: the transaction at hand is about to be undone, and the seal is to stay."""
+    want(error, backend)
     if connection.vendor != "postgresql":
+        if not connection.in_atomic_block:
+            seal_itself(error, backend)
         return  # one writer at a time: whoever comes next writes it
 
     def write() -> None:
         try:
-            seal_itself(error)
+            seal_itself(error, backend)
         finally:
             connection.close()
 
@@ -79,7 +92,7 @@ def _seal_beside(error: AuditFailedError) -> None:
     thread.join(SEALING_SECONDS)
 
 
-chaining.on_failure(_seal_beside)
+chaining.on_failure(seal_beside)
 
 
 def write_wanted() -> None:
@@ -120,15 +133,41 @@ def open_sealings() -> QuerySet[Sealing]:
 
 
 def unseal(sealing: Sealing, actor: str, reason: str) -> Question | None:
-    """Lift a seal, or ask those whose approval it takes, and return the question. Raises SealingInvalidError, KeyActInvalidError."""
+    """Lift a seal, or ask those whose approval it takes, and return the question.
+
+    Raises SealingInvalidError, KeyActInvalidError, and KekMismatchError or KekMalformedError where it stays because the
+    KEK at hand is another one.
+    """
     if not reason.strip():
         raise SealingInvalidError("say why: whoever reads it later will want to know")
     if sealing.lifted_at is not None:
         raise SealingInvalidError("it is lifted already")
+    _require_own_kek(sealing.backend)
     asked = operations.ask(_lifting(sealing, reason), actor)
     if asked is None:
         _lift(sealing.pk, actor, reason)
     return asked
+
+
+def _require_own_kek(backend: str, *, far: bool = True) -> None:
+    """Raise where keys of this backend are under a KEK and the one at hand is not it. far: also ask one that is elsewhere.
+
+    Whether it is there at all is not asked: the process of a console has none, and a Vault that is away comes back.
+    """
+    kek = Kek.objects.filter(state=KekState.ACTIVE).first()
+    if kek is None or backend not in UNDER_A_KEK:
+        return
+    is_far = provider_of(kek.provider).remote
+    if is_far and not far:
+        return
+    try:
+        open_kek(kek)
+        if is_far:  # it may have been exchanged since it was proved
+            prove(kek, provider_of(kek.provider).open(kek))
+    except (KekMismatchError, KekMalformedError):
+        raise
+    except KeyguardError as error:
+        log.warning("unsealed_without_kek", code=error.code)
 
 
 def question_of(sealing: Sealing) -> Question | None:
@@ -151,6 +190,8 @@ def _lifting(sealing: Sealing, reason: str) -> Operation:
 
 def carry_out_approved(question: Question, actor: str) -> None:
     """Lift the seal that people have approved to lift, in the transaction of the last yes."""
+    # In a transaction, where nobody far away is waited for: whoever asked has asked them.
+    _require_own_kek(Sealing.objects.get(pk=question.shown["sealing"]).backend, far=False)
     _lift(question.shown["sealing"], f"{question.asked_by}, {actor}", question.shown["reason"])
 
 

@@ -25,6 +25,7 @@ os.environ.update(SERVICES.environment())
 
 # pytest-django sets Django up when the settings are loaded by the time pytest is configured, not before.
 from django.conf import settings  # noqa: E402
+from django.test.signals import setting_changed  # noqa: E402
 
 settings.DATABASES  # noqa: B018
 
@@ -34,7 +35,13 @@ TEST_DATABASE, TEMPLATE_DATABASE = "test_dalp", "template_dalp"
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(leaks)
     leaks.WATCH.learn("a PIN", softhsm.PIN, softhsm.SO_PIN, "not-the-pin-2026", "wrong-pin-0000")
-    leaks.WATCH.learn("the KEK", settings.KEYGUARD_KEK)
+    leaks.WATCH.learn_settings(os.environ)
+    # What some test sets, for its own time.
+    setting_changed.connect(_learn_setting, weak=False)
+
+
+def _learn_setting(*, setting: str, value: Any, **_: Any) -> None:
+    leaks.WATCH.learn_setting(setting, value)
 
 
 def pytest_report_header() -> list[str]:

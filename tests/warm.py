@@ -21,6 +21,7 @@ import time
 from typing import Any
 
 from dalp.local.processes import die_with_parent
+from tests import watching
 
 # Nothing here may read Django's settings when it is imported.
 LIBRARIES = """
@@ -192,6 +193,7 @@ def become(order: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(order["env"])
     os.chdir(order["cwd"])
+    watching.tell()
     arguments = order["arguments"]
     if arguments[0] == "-m":
         sys.argv = arguments[1:]

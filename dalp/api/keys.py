@@ -33,6 +33,7 @@ from keyguard import create_key, lifecycle
 from keyguard.models import Key
 from keyguard.policies.models import Question
 from keyguard.states import KeyState, KeyVerb
+from keyguard.uris import backend_in
 
 router = Router(tags=["keys"], auth=VIEWER)
 
@@ -65,7 +66,7 @@ class NewKey(Schema):
     alias: Text = Field(
         min_length=1, max_length=64, description="A-Z, a-z, 0-9 and ._:/-; not beginning with 0x"
     )
-    backend: Text = Field("database", max_length=20)
+    backend: Text = Field("database", max_length=20, description="where it is to live: `vault` or `vault:`")
 
 
 class Rotate(Decision):
@@ -85,6 +86,7 @@ def present(key: Key) -> dict[str, Any]:
         "address": key.address,
         "public_key": f"0x{bytes(key.public_key).hex()}",
         "backend": key.backend,
+        "uri": str(key.uri),
         "origin": key.origin,
         "state": key.state,
         "state_reason": key.state_reason,
@@ -150,7 +152,7 @@ def show_key(request: HttpRequest, key_id: UUID) -> dict[str, Any]:
 def make_key(request: HttpRequest, payload: NewKey) -> HttpResponse:
     """Make a key; needs an Idempotency-Key. The process that answers must reach the KEK and the backend."""
     body = payload.model_dump(mode="json")
-    return once(request, body, lambda _key: present(create_key(payload.alias, payload.backend)))
+    return once(request, body, lambda _key: present(create_key(payload.alias, backend_in(payload.backend))))
 
 
 @router.post(
@@ -168,7 +170,7 @@ def rotate(request: HttpRequest, key_id: UUID, payload: Rotate) -> HttpResponse:
             row,
             actor(caller(request)),
             payload.reason,
-            backend=payload.backend,
+            backend=backend_in(payload.backend),
             fund_wei=payload.fund_wei,
             idempotency_key=key,
             scope=scope(caller(request)),

@@ -24,6 +24,8 @@ from keyguard.errors import (
     BackendUnknownError,
     KeyActInvalidError,
     KeyExistsError,
+    KeyguardSealedError,
+    KeyUriInvalidError,
 )
 from workflows import (
     IdempotencyConflictError,
@@ -107,6 +109,12 @@ def invalid(errors: Errors, code: str = "API_INVALID_INPUT") -> ProblemError:
     return ProblemError(
         422, code, f"The input is not valid: {named}.", "Correct the fields in `errors`.", errors=errors
     )
+
+
+def unknown_key(name: str, error: KeyguardError | signer.SignerError) -> ProblemError:
+    """Return the problem of a key that is unknown, or another tenant's, in this field of the body: 404, as of any id."""
+    detail = "There is no such key."
+    return ProblemError(404, error.code, detail, error.remedy, errors={name: [str(error)]})
 
 
 def by_field(errors: Iterable[Mapping[str, Any]], prefix: tuple[str, ...] = ()) -> Errors:
@@ -197,10 +205,11 @@ def from_keyguard(error: KeyguardError) -> ProblemError:
     )
 
 
-# By class; a KekError or a BackendError is nothing that the caller can mend.
+# By class; a KekError, a BackendError or a seal is nothing that the caller can mend.
 KEY_REFUSALS: dict[type[KeyguardError], int] = {
     AliasInvalidError: 422,
     BackendUnknownError: 422,
+    KeyUriInvalidError: 422,
     AliasTakenError: 409,
     KeyExistsError: 409,
     KeyActInvalidError: 409,
@@ -239,7 +248,7 @@ def connect(api: NinjaAPI) -> None:
         signer.ChainMismatchError,
     ):
         answer(refusal, from_signer)
-    for kind in (*KEY_REFUSALS, KekError, BackendError):
+    for kind in (*KEY_REFUSALS, KekError, BackendError, KeyguardSealedError):
         answer(kind, from_keyguard)
     api.add_exception_handler(Exception, lambda request, error: unforeseen(request, cast("Exception", error)))
 

@@ -337,6 +337,9 @@ class Key(Schema):
     address: str
     public_key: str
     backend: str
+    uri: str = Field(
+        description="where it is: the backend and what that calls the key, as `fireblocks:7/ETH`"
+    )
     origin: str
     state: str
     state_reason: str

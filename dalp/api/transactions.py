@@ -24,7 +24,7 @@ from dalp.api.auth import TENANT_OPERATOR, TENANT_VIEWER, actor, addresses_of, c
 from dalp.api.decisions import Word, carried_out
 from dalp.api.idempotency import once
 from dalp.api.pagination import FilterText, Page, instant, paginate
-from dalp.api.problems import by_field, invalid, not_found
+from dalp.api.problems import by_field, invalid, not_found, unknown_key
 from dalp.api.schemas import READ_ERRORS as READ
 from dalp.api.schemas import WRITE_ERRORS as WRITE
 from dalp.api.schemas import Page as Listing
@@ -242,8 +242,10 @@ def submit(request: HttpRequest, payload: SubmitTransaction) -> HttpResponse:
         except UnknownChainError as error:
             raise invalid({"chain_id": [str(error)]}, error.code) from None
         except KeyNotFoundError as error:
-            raise invalid({"from": [str(error)]}, error.code) from None
-        except (UnknownAuthorityError, AuthorityTwiceError) as error:
+            raise unknown_key("from", error) from None
+        except UnknownAuthorityError as error:
+            raise unknown_key("authorizations", error) from None
+        except AuthorityTwiceError as error:
             raise invalid({"authorizations": [str(error)]}, error.code) from None
         except EnvelopeUnsupportedError as error:
             given = [name for name in ("envelope", "blobs", "authorizations") if getattr(wanted, name)]

@@ -14,8 +14,11 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.db import transaction
 from django.db.models.functions import Now
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
+from django.utils.decorators import method_decorator
 from django.utils.html import format_html
+from django.views.decorators.debug import sensitive_post_parameters
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget
 
 from dalp import second_factor
@@ -106,32 +109,48 @@ class CodeWidget(UnfoldAdminTextInputWidget):  # type: ignore[misc]
         """Return nothing to begin with."""
 
 
-class ConfirmForm(forms.Form):
-    """The person's own password, and a code of their second factor where they have one. Neither goes anywhere from here."""
+class OwnField(forms.CharField):
+    """What a person says to confirm, and no change of the row that a form edits."""
 
-    password = forms.CharField(
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return False
+
+
+def password_field() -> OwnField:
+    """Return the field for the person's own password."""
+    return OwnField(
         label="Your password",
         strip=False,
         max_length=4096,
         widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "current-password"}),
         help_text="Once more, so that it is you and not somebody at your screen.",
     )
-    one_time_code = forms.CharField(
+
+
+def code_field() -> OwnField:
+    """Return the field for a code of the person's second factor."""
+    return OwnField(
         label="Code of your second factor",
         max_length=40,
         widget=CodeWidget(),
         help_text="The six digits that your authenticator shows now, or one of your backup codes.",
     )
+
+
+class Confirmed(forms.BaseForm):
+    """Of a form with these two fields: it does nothing before they are right. Neither goes anywhere from here."""
+
+    person: User  # who is logged in
+    password_name = "password"  # noqa: S105 - a name
     # Where a second factor is set up nobody can be asked for one.
     wants_factor = True
 
-    def __init__(self, *args: Any, person: AbstractBaseUser | AnonymousUser, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.person = User.objects.get(username=person.get_username())
+    def ask_to_confirm(self) -> None:
+        """Ask for what this person has."""
         if not second_factor.has_one(self.person):
-            del self.fields["one_time_code"]
+            self.fields.pop("one_time_code", None)
             if self.is_refused():
-                self.fields["password"].help_text = self.why_refused()
+                self.fields[self.password_name].help_text = self.why_refused()
 
     def is_refused(self) -> bool:
         """Return whether this person confirms nothing for want of a second factor. Whatever is not "offered" is strict."""
@@ -148,10 +167,74 @@ class ConfirmForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         """Check password and code when all else is right, and hand on everything but them."""
-        given = super().clean() or self.cleaned_data
-        password, code = given.pop("password", ""), given.pop("one_time_code", "")
+        given: dict[str, Any] = super().clean() or self.cleaned_data
+        password, code = given.pop(self.password_name, ""), given.pop("one_time_code", "")
         if self.is_refused():
             self.add_error(None, self.why_refused())
         elif not self.errors and (why := why_unconfirmed(self.person, password, code)):
-            self.add_error(None if "one_time_code" in self.fields else "password", why)
+            self.add_error(None if "one_time_code" in self.fields else self.password_name, why)
         return given
+
+
+class ConfirmForm(Confirmed, forms.Form):
+    """The person's own password, and a code of their second factor where they have one."""
+
+    password = password_field()
+    one_time_code = code_field()
+
+    def __init__(self, *args: Any, person: AbstractBaseUser | AnonymousUser, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.person = User.objects.get(username=person.get_username())
+        self.ask_to_confirm()
+
+
+class ConfirmedEdit(Confirmed):
+    """A form of the admin that asks for both beside what it edits. Of a person the row has a password, too."""
+
+    password_name = "your_password"  # noqa: S105 - a name
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ask_to_confirm()
+
+
+def _fields_for(person: User) -> dict[str, forms.Field]:
+    both: dict[str, forms.Field] = {ConfirmedEdit.password_name: password_field()}
+    return {**both, "one_time_code": code_field()} if second_factor.has_one(person) else both
+
+
+def confirmed(form: type[Any], user: AbstractBaseUser | AnonymousUser) -> type[Any]:
+    """Return the form as this person confirms it, with the fields for that at its end."""
+    person = User.objects.get(username=user.get_username())
+    body = {**_fields_for(person), "person": person}
+    made: type[Any] = type(form)(form.__name__, (ConfirmedEdit, form), body)  # type: ignore[misc]
+    return made
+
+
+class ConfirmedEdits:
+    """An admin whose rows say what people may do: whoever changes one confirms that it is them."""
+
+    form: type[Any]
+
+    def _is_edit(self, request: HttpRequest, obj: Any) -> bool:
+        return obj is not None and bool(self.has_change_permission(request, obj))  # type: ignore[attr-defined]
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        """Return the form, with the two fields."""
+        if self._is_edit(request, obj):
+            kwargs["form"] = confirmed(self.form, request.user)
+        return super().get_form(request, obj, change=change, **kwargs)  # type: ignore[misc]
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Return what is shown: the two fields last."""
+        shown = super().get_fieldsets(request, obj)  # type: ignore[misc]
+        if not self._is_edit(request, obj):
+            return shown
+        names = _fields_for(User.objects.get(username=request.user.get_username()))
+        return [*shown, ("So that it is you", {"fields": list(names)})]
+
+    @method_decorator(sensitive_post_parameters())
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Show or take the form. No error report tells what was typed into it."""
+        answer: HttpResponse = super().changeform_view(request, *args, **kwargs)  # type: ignore[misc]
+        return answer

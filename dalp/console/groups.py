@@ -1,5 +1,6 @@
 """People and groups in the console. Who is in a group that approves is asked of its members, and changed nowhere else."""
 
+from copy import copy
 from typing import Any
 
 from django import forms
@@ -15,7 +16,7 @@ from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminSelectWidget
 
-from dalp.console.confirming import ConfirmForm, RefusedError
+from dalp.console.confirming import ConfirmedEdits, ConfirmForm, RefusedError, confirmed
 from keyguard import KeyguardError
 from keyguard.policies import guarding, memberships
 from keyguard.policies.models import MembershipAct, Question
@@ -71,20 +72,25 @@ class PersonForm(UserChangeForm):  # type: ignore[misc]
 
 
 @admin.register(User)
-class PersonAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc, type-arg]
-    """People who may use the console."""
+class PersonAdmin(ConfirmedEdits, DjangoUserAdmin, ModelAdmin):  # type: ignore[misc, type-arg]
+    """People who may use the console. Whoever changes one, or gives one a password, confirms it.
+
+    A new one may do nothing yet.
+    """
 
     form = PersonForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False for who approves, or did: deactivate them."""
-        if obj is not None and (
-            guarding.guarded_of(obj) or MembershipAct.objects.filter(person=obj).exists()
-        ):
-            return False
-        return bool(super().has_delete_permission(request, obj))
+        """Return False: what somebody did goes by their name, and the admin's own log would go with them. Deactivate them."""
+        return False
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        """Give a person a password; whoever does so confirms it by their own."""
+        asking = copy(self)  # the admin is all requests'
+        asking.change_password_form = confirmed(self.change_password_form, request.user)
+        return super(PersonAdmin, asking).user_change_password(request, id, form_url)
 
 
 class GroupForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -100,7 +106,7 @@ class GroupForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(Group)
-class PermissionGroupAdmin(Acting, DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
+class PermissionGroupAdmin(Acting, ConfirmedEdits, DjangoGroupAdmin, ModelAdmin):  # type: ignore[misc]
     """Groups of people: what they may do, and of those that approve who is in them."""
 
     form = GroupForm
@@ -158,9 +164,11 @@ class PermissionGroupAdmin(Acting, DjangoGroupAdmin, ModelAdmin):  # type: ignor
         return fits and bool(request.user.has_perm("auth.change_user"))
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False for a group that approves, or did."""
+        """Return False for a group that approves, or did, and for one with members: first take it from each of them."""
         if obj is not None and (
-            obj.name in guarding.guarded() or MembershipAct.objects.filter(group=obj).exists()
+            obj.name in guarding.guarded()
+            or obj.user_set.exists()
+            or MembershipAct.objects.filter(group=obj).exists()
         ):
             return False
         return bool(super().has_delete_permission(request, obj))

@@ -117,7 +117,7 @@ class KeyAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
 
     list_filter = ("state", "backend", "origin")
     search_fields = ("alias", "address__iexact", "id__iexact")
-    list_display = ("alias", "address", "shown_state", "not_after", "backend", "origin", "created_at")
+    list_display = ("alias", "address", "shown_state", "not_after", "shown_place", "origin", "created_at")
     fields = (
         "alias",
         "address",
@@ -126,8 +126,7 @@ class KeyAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         "shown_succession",
         "not_before",
         "not_after",
-        "backend",
-        "backend_ref",
+        "shown_place",
         "origin",
         "id",
         "created_at",
@@ -142,6 +141,11 @@ class KeyAdmin(Acting, ReadOnly, ModelAdmin):  # type: ignore[misc]
         left = key.state == KeyState.DESTROYED and key.material_gone_at is None
         words = f"not finished: run manage.py destroy_key {key.alias}" if left else key.state_reason
         return format_html("{} {} {}", badge(key.state), words, _shown_seal(key))
+
+    @display(description="Place", ordering="backend")
+    def shown_place(self, key: Key) -> str:
+        """Return where it is, as a URI."""
+        return str(key.uri)
 
     @display(description="Succession")
     def shown_succession(self, key: Key) -> str:

@@ -21,6 +21,7 @@ from keyguard.crashpoints import crashpoint
 from keyguard.errors import BackendError, ImportRefusedError, SignatureInvalidError
 from keyguard.models import Key
 from keyguard.states import DEFAULT_TENANT, Origin
+from keyguard.uris import KeyUri
 
 # So many signatures are worth a session and a thread of their own.
 PER_SESSION = 10
@@ -78,7 +79,7 @@ class Pkcs11Backend:
             return len(list(session.handle.get_objects({Attribute.ID: reference})))
 
         if hsm.token().run(act, "destroy a key pair"):
-            raise HsmFailedError(f"the token has objects of CKA_ID {key.backend_ref} still")
+            raise HsmFailedError(f"the token has objects of {key.uri} still")
 
     def probe(self, references: Sequence[str]) -> str:
         """Say how the token stands and whether it has these keys; raise a BackendError when it cannot be used."""
@@ -86,7 +87,9 @@ class Pkcs11Backend:
         missing = [reference for reference in references if reference not in there]
         words = f"the token {hsm.token().log_in()} answers and has {len(references) - len(missing)} keys"
         if missing:
-            raise HsmFailedError(f"{words}; {len(missing)} are missing, the first has CKA_ID {missing[0]}")
+            raise HsmFailedError(
+                f"{words}; {len(missing)} are missing, the first is {KeyUri('pkcs11', missing[0])}"
+            )
         return words
 
     def references(self) -> set[str]:

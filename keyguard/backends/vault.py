@@ -26,6 +26,7 @@ from keyguard.errors import MaterialTamperedError
 from keyguard.material import load_key, seal_key
 from keyguard.models import Key
 from keyguard.states import DEFAULT_TENANT, Origin
+from keyguard.uris import KeyUri
 from keyguard.vault_client import vault
 
 VERSION = 1  # the only one we write; others are somebody else's
@@ -138,10 +139,14 @@ def _read(path: str) -> Any:
     except VaultRefusedError as error:
         if error.words != "not found":
             raise
-        raise VaultSecretMissingError(f"nothing is at {mount}/{path}, version {VERSION}") from None
+        raise VaultSecretMissingError(
+            f"nothing is at {KeyUri('vault', path)} in {mount}, version {VERSION}"
+        ) from None
     if found["data"] is None:
         how = "destroyed" if found["metadata"].get("destroyed") else "deleted"
-        missing = VaultSecretMissingError(f"version {VERSION} of {mount}/{path} was {how}")
+        missing = VaultSecretMissingError(
+            f"version {VERSION} of {KeyUri('vault', path)} in {mount} was {how}"
+        )
         missing.is_deleted = True
         raise missing
     return found["data"]

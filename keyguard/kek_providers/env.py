@@ -26,7 +26,7 @@ class EnvProvider:
         current = _text()
         if not current:
             raise KekMissingError
-        return Made(kcv=check_value(_decoded(current)))
+        return Made(kcv=check_value(decoded(current)))
 
     def open(self, kek: Kek) -> KekCipher:
         return LocalCipher(secret_of(kek))
@@ -43,7 +43,7 @@ def secret_of(kek: Kek) -> bytes:
     texts = [text for text in (_text(), *getattr(settings, "KEYGUARD_KEK_FALLBACKS", ())) if _allowed(text)]
     if not texts:
         raise KekMissingError
-    for secret in map(_decoded, texts):
+    for secret in map(decoded, texts):
         if same(check_value(secret), kek.kcv):
             return secret
     raise KekMismatchError
@@ -58,7 +58,8 @@ def _allowed(text: str) -> bool:
     return bool(text) and (settings.DEBUG or text != getattr(settings, "DEVELOPMENT_KEK", ""))
 
 
-def _decoded(text: str) -> bytes:
+def decoded(text: str) -> bytes:
+    """Return the KEK that a setting, or the file that it is read from, has as text. Raises KekMalformedError."""
     try:
         secret = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

@@ -10,7 +10,7 @@ from django.test import Client
 from pydantic import BaseModel, ConfigDict, Field
 
 from dalp.models import ApiToken
-from tests.leaks import WATCH
+from tests.watching import WATCH
 from workflows import ApprovalRequest, Approved, Operation, WaitForCompletion, Workflow, step
 
 API = "/api/v1"

@@ -11,7 +11,19 @@ from django.db.migrations.executor import MigrationExecutor
 from django.test import Client
 
 from dalp import diagnosis, heartbeat
+from dalp.api.problems import from_keyguard
 from dalp.local.servers import RedisServer
+from keyguard import (
+    create_key,
+    sealing,
+    sign_authorization,
+    sign_message,
+    sign_transactions,
+    sign_typed_data,
+)
+from keyguard.errors import KeyguardSealedError
+from keyguard.models import Sealing, SigningRecord
+from tests.integration.keyguard.requests import request
 
 
 @pytest.fixture
@@ -23,6 +35,21 @@ def redis_at_hand(redis_server: RedisServer) -> Iterator[None]:
 
 class Sweep:
     name = "workflows.sweep"
+
+
+NOBODY = "0x" + "00" * 20
+LETTER: dict[str, Any] = {
+    "types": {
+        "EIP712Domain": [
+            {"name": "chainId", "type": "uint256"},
+            {"name": "verifyingContract", "type": "address"},
+        ],
+        "Letter": [{"name": "text", "type": "string"}],
+    },
+    "domain": {"chainId": 31337, "verifyingContract": "0x" + "11" * 20},
+    "primaryType": "Letter",
+    "message": {"text": "hello"},
+}
 
 
 def test_healthz_needs_nothing(client: Client) -> None:
@@ -60,6 +87,35 @@ def test_readyz_says_that_redis_is_gone_and_answers_soon(
     finally:
         heartbeat.client.cache_clear()
     assert [line.split(":")[0] for line in body["missing"]] == ["broker", "beat"]
+
+
+@pytest.mark.case("K11")
+def test_readyz_answers_503_while_keyguard_is_sealed_and_nothing_is_signed(
+    db: None, client: Client, redis_at_hand: None
+) -> None:
+    heartbeat.record(sender=Sweep())
+    key = create_key("treasury")
+    sealing.seal("a drill", actor="ann")
+    response = client.get("/readyz")
+    assert response.status_code == 503
+    assert response.json()["checks"]["keys"] == "missing"
+    assert response.json()["missing"] == ["keys: all keys are sealed by ann (a drill)"]
+    assert client.get("/healthz").status_code == 200, "it lives"
+    for sign in (
+        lambda: sign_transactions([request(key.address)]),
+        lambda: sign_message(key.address, b"hello", "message"),
+        lambda: sign_typed_data(key.address, LETTER, "typed"),
+        lambda: sign_authorization(key.address, 31337, NOBODY, 0, "authorisation"),
+    ):
+        with pytest.raises(KeyguardSealedError) as caught:
+            sign()
+        assert from_keyguard(caught.value).status == 503
+    assert not SigningRecord.objects.exists()
+    sealing.unseal(Sealing.objects.get(), "ann", "it is over")
+    assert client.get("/readyz").status_code == 200
+    assert sign_message(key.address, b"hello", "message")
+    assert sign_typed_data(key.address, LETTER, "typed")
+    assert sign_authorization(key.address, 31337, NOBODY, 0, "authorisation")
 
 
 def test_readyz_says_which_migrations_are_missing(

@@ -126,7 +126,7 @@ def test_another_tenants_key_sends_nothing_and_is_as_one_that_is_not_there(
 
     ask(unknown)()
     found, missing = told(ask(known)), told(ask(unknown))
-    assert found[0] == 422
+    assert found[0] == 404
     assert str(found[1]).replace(known, "NAME") == str(missing[1]).replace(unknown, "NAME")
     assert found[2] == missing[2]
     assert Transaction.objects.count() == 1

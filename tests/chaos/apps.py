@@ -7,6 +7,8 @@ class ChaosConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from tests import watching
         from tests.chaos import redelivery
 
+        watching.tell()
         redelivery.note_redeliveries()

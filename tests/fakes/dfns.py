@@ -30,7 +30,7 @@ from eth_account.messages import _hash_eip191_message, encode_defunct, encode_ty
 from eth_hash.auto import keccak
 
 from tests.fakes.serving import HttpFake, Node, Reply, Request, send_call
-from tests.leaks import WATCH
+from tests.watching import WATCH
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 CHALLENGE_SECONDS = 300

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.fakes.vault_engines import Kv, RefusalError, Transit
-from tests.leaks import WATCH
+from tests.watching import WATCH
 
 CAPABILITIES = {"GET": "read", "POST": "update", "PUT": "update", "DELETE": "delete", "LIST": "list"}
 
@@ -84,6 +84,7 @@ class FakeVault:
             (re.escape(path).replace(r"\*", ".*").replace(r"\+", "[^/]+"), set(words.split()))
             for path, words in policy.items()
         ]
+        WATCH.learn("a secret id of Vault", secret_id)
         self.roles[role_id] = Role(secret_id, rules)
 
     def trouble(self, match: str, how: str, value: float = 0, times: int = 1) -> None:

@@ -9,6 +9,7 @@ from keyguard import find_key
 from keyguard.errors import KeyguardError
 from keyguard.management.asking import say_asked, who
 from keyguard.policies.models import Question
+from keyguard.uris import backend_in
 
 
 class Command(BaseCommand):
@@ -23,7 +24,9 @@ class Command(BaseCommand):
         parser.add_argument("key", help="alias or address")
         parser.add_argument("--reason", required=True, help="kept with your name")
         parser.add_argument(
-            "--backend", default="", help="where the new key lives (default: where the old one does)"
+            "--backend",
+            default="",
+            help="where the new key is to live, as vault: (default: where the old one does)",
         )
         parser.add_argument(
             "--fund-wei", type=int, help="sent from the old address to the new one, on each of its chains"
@@ -33,8 +36,8 @@ class Command(BaseCommand):
         fund_wei = options["fund_wei"]
         if fund_wei is not None and fund_wei <= 0:
             raise CommandError("--fund-wei is a number of wei, 1 at least.")
-        facts = {"backend": options["backend"], "fund_wei": fund_wei}
         try:
+            facts = {"backend": backend_in(options["backend"]), "fund_wei": fund_wei}
             started = start_rotation(find_key(options["key"], tenant=None), who(), options["reason"], **facts)
         except KeyguardError as error:
             raise CommandError(f"{error.code}: {error} {error.remedy}") from None

@@ -7,7 +7,6 @@ Source: DFNS' API documentation, "User Action Signing".
 
 import base64
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,11 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding
 from keyguard.backends.dfns.configured import Config
 from keyguard.backends.pacing import MAX_ANSWER_BYTES, Answer, Pace, ask, denied
 from keyguard.errors import CustodyDeniesError, CustodyMisconfiguredError, CustodyUnreachableError
+from keyguard.uris import DFNS
 
 NAME = "DFNS"
 PAGE_SIZE = 100
-
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{1,98}", re.ASCII)
 
 
 class Client:
@@ -164,7 +162,7 @@ class Client:
 def path(*parts: str) -> str:
     """Return the path of these parts. Raises CustodyMisconfiguredError for what is no id, before anybody is asked."""
     for part in parts:
-        if not _ID.fullmatch(part):
+        if not DFNS.fullmatch(part):
             raise CustodyMisconfiguredError(f"{part[:60]!r} is no id of DFNS")
     return "/" + "/".join(parts)
 

@@ -20,6 +20,7 @@ from keyguard.calls import Call
 from keyguard.custodians import Report, Ticket
 from keyguard.errors import CustodyMisconfiguredError, CustodyUnreachableError
 from keyguard.states import CustodyState
+from keyguard.uris import KeyUri
 
 BINDING_SECONDS = 15.0
 PROBING_SECONDS = 5.0
@@ -56,9 +57,9 @@ class DfnsCustodian:
         found = self._client.key(reference, deadline_of(PROBING_SECONDS))
         if curve.address_of(_public_key(found, reference)) != address:
             raise CustodyMisconfiguredError(
-                f"DFNS_AUTH_TOKEN is of an account where {reference} is another key"
+                f"DFNS_AUTH_TOKEN is of an account where {KeyUri('dfns', reference)} is another key"
             )
-        return f"DFNS answers and shows {reference} as it was bound"
+        return f"DFNS answers and shows {KeyUri('dfns', reference)} as it was bound"
 
     def submit(self, ticket: Ticket, call: Call, *, timeout_seconds: float) -> Report:
         """Ask for the call to be executed once, by the key of the ticket."""

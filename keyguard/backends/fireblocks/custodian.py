@@ -18,6 +18,7 @@ from keyguard.calls import Call
 from keyguard.custodians import Report, Ticket
 from keyguard.errors import CustodyMisconfiguredError, CustodyUnreachableError
 from keyguard.states import CustodyState
+from keyguard.uris import FIREBLOCKS, KeyUri
 
 BINDING_SECONDS = 15.0
 PROBING_SECONDS = 5.0
@@ -25,7 +26,6 @@ MOST_REPLACEMENTS = 10
 MARGIN_MS = 3_600_000
 WEI_DIGITS, GWEI_DIGITS = 18, 9
 
-_REFERENCE = re.compile(r"([0-9]{1,10})/([A-Za-z0-9_-]{1,60})", re.ASCII)
 _PUBLIC_KEY = re.compile(r"(?:0x)?(04[0-9a-fA-F]{128})", re.ASCII)
 
 
@@ -65,9 +65,9 @@ class FireblocksCustodian:
         vault, asset = split(reference)
         if self._shown_address(vault, asset, deadline_of(PROBING_SECONDS)) != address:
             raise CustodyMisconfiguredError(
-                f"FIREBLOCKS_API_KEY leads to a workspace that has another address for {reference}"
+                f"FIREBLOCKS_API_KEY leads to a workspace that has another address for {KeyUri('fireblocks', reference)}"
             )
-        return f"Fireblocks answers and shows {reference} as it was bound"
+        return f"Fireblocks answers and shows {KeyUri('fireblocks', reference)} as it was bound"
 
     def submit(self, ticket: Ticket, call: Call, *, timeout_seconds: float) -> Report:
         """Ask for the call to be executed once, by the key of the ticket."""
@@ -173,7 +173,7 @@ class FireblocksCustodian:
 
 def split(reference: str) -> tuple[str, str]:
     """Return the account and the asset of a key's reference. Raises CustodyMisconfiguredError."""
-    match = _REFERENCE.fullmatch(reference)
+    match = FIREBLOCKS.fullmatch(reference)
     if match is None:
         raise CustodyMisconfiguredError(f"{reference[:80]!r} is no VAULT_ACCOUNT/ASSET, as in 7/ETH")
     return match[1], match[2]

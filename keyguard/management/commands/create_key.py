@@ -8,10 +8,11 @@ from keyguard.errors import KeyguardError
 from keyguard.keys import create_key
 from keyguard.management.key_command import KeyCommand
 from keyguard.states import DEFAULT_TENANT
+from keyguard.uris import backend_in
 
 
 class Command(KeyCommand):
-    """`manage.py create_key --alias S [--backend vault] [--tenant T]`."""
+    """`manage.py create_key --alias S [--backend vault:] [--tenant T]`."""
 
     help = "Makes a key and prints its address."
 
@@ -21,8 +22,8 @@ class Command(KeyCommand):
         )
         parser.add_argument(
             "--backend",
-            default="database",
-            help="where the key lives: database, vault or pkcs11 (default: database)",
+            default="database:",
+            help="where the key is to live: database:, vault: or pkcs11: (default: database:)",
         )
         parser.add_argument(
             "--tenant",
@@ -32,7 +33,7 @@ class Command(KeyCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            key = create_key(options["alias"], options["backend"], options["tenant"])
+            key = create_key(options["alias"], backend_in(options["backend"]), options["tenant"])
         except KeyguardError as error:
             raise CommandError(f"{error.code}: {error} {error.remedy}") from None
         self.stdout.write(key.address)

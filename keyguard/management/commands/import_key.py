@@ -17,6 +17,7 @@ from keyguard.management.asking import say_asked, who
 from keyguard.management.key_command import KeyCommand
 from keyguard.models import Key
 from keyguard.policies.models import Question
+from keyguard.uris import backend_in
 
 MAX_INPUT_BYTES = 256
 MAX_WRAPPED = 8192
@@ -25,7 +26,7 @@ _DIGITS |= {ord(digit.upper()): value for digit, value in zip("abcdef", range(10
 
 
 class Command(KeyCommand):
-    """`manage.py import_key --alias S [--backend vault] [--wrapped-with ID --address 0x…] < file`."""
+    """`manage.py import_key --alias S [--backend vault:] [--wrapped-with ID --address 0x…] < file`."""
 
     help = (
         "Reads a private key from standard input and prints its address: 64 hex digits, with or without 0x; with "
@@ -35,7 +36,9 @@ class Command(KeyCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--alias", help="the name by which workflows and people call the key")
         parser.add_argument(
-            "--backend", default="database", help="where the key lives: database or vault (default: database)"
+            "--backend",
+            default="database:",
+            help="where the key is to live: database: or vault: (default: database:)",
         )
         parser.add_argument("--address", default="", help="which one it is; another one is refused")
         parser.add_argument(
@@ -59,7 +62,7 @@ class Command(KeyCommand):
             self.stdout.write(made.address)
 
     def _imported(self, options: dict[str, Any]) -> Key | Question:
-        alias, address, backend = options["alias"], options["address"], options["backend"]
+        alias, address, backend = options["alias"], options["address"], backend_in(options["backend"])
         if not alias:
             raise CommandError("--alias is missing.")
         if options["wrapped_with"] is None:

@@ -20,7 +20,7 @@ def credentials() -> Credentials:
 
 @pytest.fixture
 def fireblocks(credentials: Credentials, settings: Any) -> Iterator[FakeFireblocks]:
-    fake = FakeFireblocks("api-key-1", credentials.rsa_public)
+    fake = FakeFireblocks("api-key-of-the-tests", credentials.rsa_public)
     credentials.configure_fireblocks(settings, fake)
     yield fake
     close_clients()
@@ -29,7 +29,7 @@ def fireblocks(credentials: Credentials, settings: Any) -> Iterator[FakeFirebloc
 
 @pytest.fixture
 def dfns(credentials: Credentials, settings: Any) -> Iterator[FakeDfns]:
-    fake = FakeDfns("token-1", "cr-1", credentials.ed25519_public)
+    fake = FakeDfns("token-of-the-tests", "cr-1", credentials.ed25519_public)
     credentials.configure_dfns(settings, fake)
     yield fake
     close_clients()

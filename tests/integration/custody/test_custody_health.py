@@ -36,7 +36,7 @@ def test_healthy_custody_costs_one_read_each_time(desk: Desk) -> None:
     for count in (1, 2):
         found = health_of(desk)
         assert (found.state, found.remedy) == (HealthState.OK, "")
-        assert f"shows {desk.key.backend_ref} as it was bound" in found.words
+        assert f"shows {desk.key.uri} as it was bound" in found.words
         assert desk.fake.count("GET", READ[desk.name]) == len(desk.fake.requests) == count
     assert health.check(desk.name).state == HealthState.OK
 

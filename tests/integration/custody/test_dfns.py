@@ -52,15 +52,15 @@ def test_call_is_asked_for_in_the_words_of_the_documents(bound: Key, dfns: FakeD
 
 def test_key_is_bound_by_what_people_see_at_the_custody(fresh_db: str, dfns: FakeDfns) -> None:
     address = dfns.account(KEY).address
-    options = {"alias": "treasury", "backend": "dfns", "address": address}
+    options = {"alias": "treasury", "address": address}
     dfns.sign_as = dfns.account("another")
     with pytest.raises(CommandError, match="not its address's"):
-        call_command("bind_key", reference=KEY, **options)
+        call_command("bind_key", uri=f"dfns:{KEY}", **options)
     dfns.sign_as = None
     with pytest.raises(CommandError, match="404"):
-        call_command("bind_key", reference="key-none", **options)
+        call_command("bind_key", uri="dfns:key-none", **options)
     dfns.keys[KEY]["Ethereum"] = "wa-second"
-    call_command("bind_key", reference=KEY, **options)
+    call_command("bind_key", uri=f"dfns:{KEY}", **options)
     assert Key.objects.get().address == address
 
 
@@ -255,7 +255,7 @@ def test_secrets_are_shown_by_nothing(bound: Key, dfns: FakeDfns, settings: Any)
     with pytest.raises(CustodyUnreachableError) as caught:
         hand_over(bound)
     for shown in (repr(configured.read()), repr(caught.value), json.dumps(str(caught.value.__context__))):
-        assert "token-1" not in shown
+        assert "token-of-the-tests" not in shown
         assert "BEGIN" not in shown
 
 
@@ -270,6 +270,6 @@ def test_no_log_at_any_level_shows_what_proves_who_we_are(
     with pytest.raises(CustodyUnreachableError):
         status()
     assert len(caplog.records) > 3
-    secrets = [*dfns.used_actions, "token-1", settings.DFNS_CREDENTIAL_KEY[30:60], "BEGIN PRIVATE"]
+    secrets = [*dfns.used_actions, "token-of-the-tests", settings.DFNS_CREDENTIAL_KEY[30:60], "BEGIN PRIVATE"]
     for secret in secrets:
         assert secret not in caplog.text

@@ -95,7 +95,7 @@ def test_key_is_bound_by_what_people_see_at_the_custody(
     fresh_db: str, fireblocks: FakeFireblocks, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address = fireblocks.account("7", "ETH_TEST5").address
-    options = {"alias": "treasury", "backend": "fireblocks", "reference": VAULT}
+    options = {"alias": "treasury", "uri": f"fireblocks:{VAULT}"}
     with pytest.raises(CommandError, match=f"has {address}"):
         call_command("bind_key", address=TO, **options)
     fireblocks.sign_as = fireblocks.account("8", "ETH")
@@ -105,9 +105,11 @@ def test_key_is_bound_by_what_people_see_at_the_custody(
     assert not Key.objects.exists()
     call_command("bind_key", address=address, **options)
     assert capsys.readouterr().out.strip() == address
-    assert Key.objects.get().backend_ref == VAULT
+    assert str(Key.objects.get().uri) == f"fireblocks:{VAULT}"
     with pytest.raises(CommandError, match="KEYGUARD_CUSTODY_MISCONFIGURED"):
-        call_command("bind_key", address=address, alias="b", backend="fireblocks", reference="7/DOGE")
+        call_command("bind_key", address=address, alias="b", uri="fireblocks:7/DOGE")
+    with pytest.raises(CommandError, match=r"KEYGUARD_KEY_URI_INVALID: .* as fireblocks:7/ETH"):
+        call_command("bind_key", address=address, alias="b", uri="fireblocks:../7")
 
 
 # --- Answers that do not come -------------------------------------------------------------------------------

@@ -216,16 +216,6 @@ def test_nothing_of_the_engine_is_added_changed_or_deleted_by_hand(
     assert Run.objects.get(pk=stopped.run_id).state == "DEAD_LETTER"
 
 
-def test_tokens_are_revoked_in_the_console_and_not_made_there(ada: Client) -> None:
-    token, text = ApiToken.issue("ci", "viewer")
-    assert ada.get(reverse("admin:dalp_apitoken_add")).status_code == 403
-    ada.post(
-        reverse("admin:dalp_apitoken_changelist"), {"action": "revoke", "_selected_action": [str(token.pk)]}
-    )
-    assert ApiToken.find(text) is None
-    assert text not in ada.get(reverse("admin:dalp_apitoken_change", args=[token.pk])).content.decode()
-
-
 def test_people_are_told_about_a_dead_letter(stopped: DeadLetter, settings: Any) -> None:
     settings.ADMINS = [("operations", "ops@example.org")]
     alerts.tell_about_dead_letter(stopped)

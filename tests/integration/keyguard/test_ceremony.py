@@ -1,9 +1,16 @@
 """The key encryption key on paper: what gives it back, what does not, and what is kept of it."""
 
 import base64
+import getpass
+import json
+import os
+import re
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,13 +21,15 @@ from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from dalp.chain_diagnosis import check_keys
-from keyguard import ceremony, create_key
+from keyguard import ceremony, ceremony_notes, create_key
 from keyguard.check_values import check_value
 from keyguard.errors import CeremonyError
 from keyguard.kek_rotation import rotate
-from keyguard.models import Kek, KekDrill
+from keyguard.models import AuditEntry, Kek, KekDrill
+from keyguard.states import DrillKind
 
 SECRET = bytes(range(32, 64))
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -160,3 +169,96 @@ def test_doctor_wants_a_backup_that_somebody_tried_lately(
     list(rotate("env"))
     settings.DEBUG = False
     assert not finding().ok, "the new one is on no paper"
+
+
+# --- Where no database is -------------------------------------------------------------------------------------
+
+
+def offline(*arguments: object, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as on a machine that reaches nothing and has no secret of ours."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": "postgres://nobody@127.0.0.1:1/nowhere",
+        "REDIS_URL": "redis://127.0.0.1:1/0",
+        **settings,
+    }
+    command = [sys.executable, "manage.py", "kek_ceremony", *map(str, arguments)]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_backup_and_drill_without_a_database_are_recorded_where_there_is_one(
+    kek: Kek, tmp_path: Path
+) -> None:
+    file, place = tmp_path / "kek", tmp_path / "sheets"
+    place.mkdir()
+    file.write_text(base64.b64encode(SECRET).decode() + "\n")
+    notes = [tmp_path / name for name in ("backup.json", "drill.json")]
+    made = offline(
+        "back-up", "--threshold=2", "--shares=3", "--directory", place, "--kek-file", file, "--note", notes[0]
+    )
+    assert made.returncode == 0, made.stderr
+    sheets = sorted(place.iterdir())
+    tried = offline("drill", *sheets[:2], "--kek-file", file, "--note", notes[1])
+    assert tried.returncode == 0, tried.stderr
+    assert kek.kcv in tried.stdout
+    with pytest.raises(CommandError, match="File exists"):
+        run("drill", *sheets[:2], "--note", notes[1])
+    restored = offline("restore", *sheets[1:], "--out", tmp_path / "restored")
+    assert restored.returncode == 0, restored.stderr
+    # The same without --note needs the database: what is proved above is no accident.
+    assert "Connection refused" in offline("drill", *sheets[:2], DEBUG="true").stderr
+    assert not KekDrill.objects.exists()
+    words = {word for sheet in sheets for word in sheet.read_text().split("words: ")[1].split()}
+    for note in notes:
+        assert not words & set(re.findall(r"[a-z]+", note.read_text())) - {"kek"}
+        assert stat.S_IMODE(note.stat().st_mode) == 0o600
+        assert kek.kcv in run("record", note)
+        with pytest.raises(CommandError, match="recorded already"):
+            run("record", note)
+    rows = KekDrill.objects.order_by("at", "kind")
+    assert [(one.kind, one.threshold, one.shares, one.kek) for one in rows] == [
+        ("BACKUP", 2, 3, kek),
+        ("DRILL", 2, 0, kek),
+    ]
+    for row, note in zip(rows, notes, strict=True):
+        told = json.loads(note.read_text())
+        assert row.at == datetime.fromisoformat(told["at"])
+        assert row.actor == f"{told['actor']}, recorded by command:{getpass.getuser()}"
+        assert told["check_value"] == kek.kcv
+    drills = [one for one in AuditEntry.objects.all() if one.event == "kek_drill"]
+    assert len(drills) == 2
+
+
+def test_note_that_was_altered_or_made_without_the_kek_is_not_recorded(kek: Kek, tmp_path: Path) -> None:
+    facts: dict[str, Any] = {"threshold": 2, "shares": 0, "custodians": ["ann"], "actor": "command:ann"}
+    now = timezone.now()
+
+    def note(secret: bytes, at: datetime = now, **changes: Any) -> Path:
+        made = ceremony_notes.make(DrillKind.DRILL, secret, **facts, at=at)
+        path = tmp_path / "note"
+        path.write_text(json.dumps(json.loads(replace(made, check_value=kek.kcv).text(secret)) | changes))
+        return path
+
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"actor": "command:bob"}, "was altered"),
+        ({"at": now + timedelta(days=1)}, "yet to come"),
+        ({"threshold": 3}, "was altered"),
+        ({"secret": bytes(range(64, 96))}, "not written with this KEK"),
+        ({"check_value": "0" * 16}, "does not know"),
+        ({"format": "another"}, "no note"),
+        ({"more": 1}, "no note"),
+    ]
+    for changes, why in cases:
+        path = note(**{"secret": SECRET, **changes})
+        with pytest.raises(CommandError, match=why):
+            run("record", path)
+    assert not KekDrill.objects.exists()
+    assert kek.kcv in run("record", note(SECRET))
+
+
+def test_half_of_what_offline_takes_is_refused_before_anything_is_made(kek: Kek, tmp_path: Path) -> None:
+    back_up = ["back-up", "--threshold=2", "--shares=2", "--directory", tmp_path]
+    for half in (["--kek-file", tmp_path / "kek"], ["--note", tmp_path / "note"]):
+        with pytest.raises(CommandError, match="wants --"):
+            run(*back_up, *half)
+    assert not list(tmp_path.iterdir())

@@ -87,7 +87,7 @@ def test_absent_token_missing_key_and_refused_pin_are_told_apart(
     key = create_key("treasury", "pkcs11")
     assert health.check("pkcs11").state == HealthState.OK
     Pkcs11Backend().discard(bytes.fromhex(key.backend_ref))
-    assert f"1 are missing, the first has CKA_ID {key.backend_ref}" in health.check("pkcs11").words
+    assert f"1 are missing, the first is {key.uri}" in health.check("pkcs11").words
     settings.KEYGUARD_HSM_TOKEN = "another"
     assert "KEYGUARD_HSM_ABSENT" in health.check("pkcs11").words
     settings.KEYGUARD_HSM_TOKEN, settings.KEYGUARD_HSM_PIN = fresh_hsm.label, "wrong-pin-0000"

@@ -27,14 +27,17 @@ from keyguard.errors import (
     AliasTakenError,
     BackendUnknownError,
     Disposition,
+    KekMismatchError,
     KeyExistsError,
+    KeyguardSealedError,
     KeyNotFoundError,
     MaterialTamperedError,
     SecretInvalidError,
     SignatureInvalidError,
 )
 from keyguard.models import Kek, Key, KeyMaterial, SigningRecord
-from keyguard.sealing import open_sealings
+from keyguard.sealing import open_sealings, seal, unseal
+from tests.integration.keyguard.policies import person, say
 from tests.integration.keyguard.requests import bent, current, drop_triggers, insert, parts, request
 
 SECRET = bytes(range(1, 33))
@@ -134,6 +137,45 @@ def test_wrong_kek_signs_nothing_adds_nothing_and_harms_no_key(settings: Any, ke
     assert Key.objects.count() == 1
     assert not SigningRecord.objects.exists()
     settings.KEYGUARD_KEK = right
+    assert sign_transactions([request(key.address)])
+
+
+@pytest.mark.case("K10")
+@pytest.mark.parametrize("way", ["command", "approved"])
+@pytest.mark.parametrize(("backend", "stays"), [("", True), ("database", True), ("pkcs11", False)])
+def test_no_seal_is_lifted_while_the_kek_is_another_one(
+    settings: Any, way: str, backend: str, stays: bool
+) -> None:
+    key, right = create_key("treasury"), settings.KEYGUARD_KEK
+    seal("moving house", backend=backend, actor="ann")
+    row, wrong = open_sealings().get(), base64.b64encode(b"z" * 32).decode()
+
+    def lift() -> None:
+        if way == "command":
+            call_command("unseal", "--reason=moved", f"--backend={backend}", stdout=StringIO())
+            return
+        settings.KEYGUARD_KEK = right
+        settings.KEYGUARD_OPERATIONS_GROUP, settings.KEYGUARD_OPERATIONS_APPROVALS = "ops", 1
+        bob = person("bob", "ops")
+        question = unseal(row, "ann", "moved")
+        assert question is not None
+        settings.KEYGUARD_KEK = wrong
+        say(question, bob)
+
+    settings.KEYGUARD_KEK = wrong
+    if not stays:
+        lift()
+        assert not open_sealings().exists()
+        return
+    with pytest.raises((CommandError, KekMismatchError)) as caught:
+        lift()
+    assert isinstance(caught.value, KekMismatchError) or "KEYGUARD_KEK_MISMATCH" in str(caught.value)
+    assert open_sealings().get() == row
+    settings.KEYGUARD_KEK = right
+    with pytest.raises(KeyguardSealedError):
+        sign_transactions([request(key.address)])
+    settings.KEYGUARD_OPERATIONS_GROUP = ""
+    call_command("unseal", "--reason=moved", f"--backend={backend}", stdout=StringIO())
     assert sign_transactions([request(key.address)])
 
 

@@ -324,6 +324,7 @@ def test_console_refuses_to_change_a_group_that_approves_anywhere_else(treasury:
         "is_active": "on",
         "date_joined_0": "2026-01-01",
         "date_joined_1": "00:00:00",
+        "your_password": PASSWORD,
     }
     told = text_of(client.post(f"/admin/auth/user/{eve.pk}/change/", form))
     assert "who is in treasury is for its members to say" in told
@@ -334,10 +335,14 @@ def test_console_refuses_to_change_a_group_that_approves_anywhere_else(treasury:
     ann = User.objects.get(username="ann")
     assert client.post(f"/admin/auth/user/{ann.pk}/delete/", {"post": "yes"}).status_code == 403
     assert client.post(f"/admin/auth/group/{treasury.pk}/delete/", {"post": "yes"}).status_code == 403
-    told = text_of(client.post(f"/admin/auth/group/{treasury.pk}/change/", {"name": "old"}))
+    told = text_of(
+        client.post(f"/admin/auth/group/{treasury.pk}/change/", {"name": "old", "your_password": PASSWORD})
+    )
     assert "a rule or a setting goes by this name" in told
     assert "a rule or a setting" in text_of(
-        client.post(f"/admin/auth/group/{readers.pk}/change/", {"name": "treasury"})
+        client.post(
+            f"/admin/auth/group/{readers.pk}/change/", {"name": "treasury", "your_password": PASSWORD}
+        )
     )
     assert client.get(f"/admin/auth/group/{readers.pk}/add-member/").status_code == 403
 

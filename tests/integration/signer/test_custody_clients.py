@@ -45,7 +45,7 @@ def credentials() -> Credentials:
 
 @pytest.fixture
 def fireblocks(stage: Stage, credentials: Credentials, settings: Any) -> Iterator[Custody]:
-    fake = FakeFireblocks("api-key-1", credentials.rsa_public, stage.rpc)
+    fake = FakeFireblocks("api-key-of-the-tests", credentials.rsa_public, stage.rpc)
     credentials.configure_fireblocks(settings, fake)
     yield Custody("fireblocks", fake, stage)
     close_clients()
@@ -54,7 +54,7 @@ def fireblocks(stage: Stage, credentials: Credentials, settings: Any) -> Iterato
 
 @pytest.fixture
 def dfns(stage: Stage, credentials: Credentials, settings: Any) -> Iterator[Custody]:
-    fake = FakeDfns("token-1", "cr-1", credentials.ed25519_public, stage.rpc)
+    fake = FakeDfns("token-of-the-tests", "cr-1", credentials.ed25519_public, stage.rpc)
     credentials.configure_dfns(settings, fake)
     yield Custody("dfns", fake, stage)
     close_clients()
