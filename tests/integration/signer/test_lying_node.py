@@ -79,10 +79,15 @@ def test_nonce_too_low_while_receipts_fail_changes_nothing(
     manual.drain()
     manual.mine(20)
     liar.lie = says(RECEIPT, "internal error")
-    manual.watch()
-    manual.watch()
-    assert state(row)[0] == TransactionState.BROADCASTING
-    assert manual.lane.state == "ACTIVE"
+    wait(monkeypatch, bump_after_seconds=10**6)
+    for _ in range(3):
+        manual.later(61)
+        manual.drain()
+        manual.watch()
+    [attempt] = manual.attempts(row.pk)
+    assert (attempt.last_error, attempt.send_count, attempt.state) == ("NONCE_LOW", 4, "SENT")
+    assert (state(row)[0], row.nonce) == (TransactionState.BROADCASTING, 0)
+    assert (manual.lane.state, manual.lane.next_nonce) == ("ACTIVE", 1)
     liar.lie = None
     manual.watch()
     assert state(row) == (TransactionState.COMPLETED, "")

@@ -8,7 +8,7 @@ import pytest
 from django.utils import timezone
 
 from signer.fees import DEFAULT_TIP_WEI
-from signer.models import Chain, Transaction
+from signer.models import Attempt, Chain, Transaction
 from signer.states import TransactionState
 from tests.integration.signer.lying_node import SEND, Call, LyingNode, says
 from tests.integration.signer.stage import Crash, Stage, crash_at, wait
@@ -183,6 +183,28 @@ def test_forgotten_by_the_node_is_sent_again(manual: Stage, monkeypatch: pytest.
     manual.later(61)
     manual.drain()
     assert [entry["hash"] for entry in manual.pool().values()] == hashes
+
+
+@pytest.mark.case("S70")
+def test_lowest_that_its_node_dropped_is_sent_again_below_fifteen(
+    manual: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait(monkeypatch, bump_after_seconds=10**6)
+    rows = [manual.submit() for _ in range(16)]
+    manual.drain()
+    lowest, *above = [manual.attempts(row.pk)[0].hash for row in rows]
+    manual.rpc("anvil_dropTransaction", lowest)
+    manual.mine()
+    manual.watch()
+    assert {state(row) for row in rows} == {"BROADCASTING"}, "none can be mined without it"
+    manual.later(61)
+    manual.drain()
+    assert manual.pool()["0"]["hash"] == lowest
+    manual.mine()
+    manual.watch()
+    assert {state(row) for row in rows} == {"COMPLETED"}
+    assert [manual.attempts(row.pk)[0].hash for row in rows] == [lowest, *above]
+    assert Attempt.objects.count() == 16, "nothing else was made for its nonce"
 
 
 @pytest.mark.case("S61")

@@ -11,12 +11,12 @@ from django.test.utils import CaptureQueriesContext
 from dalp.webhooks import registering
 from dalp.webhooks.events import DEFAULT_TYPES, TYPES
 from dalp.webhooks.models import Delivery, Webhook
-from signer.models import Attempt, Incident, Transaction
+from signer.models import Attempt, Chain, Incident, Transaction
 from signer.rechecking import tell_of_deep_reorg
 from signer.requests import TransactionRequest
 from signer.states import FINAL, TransactionState
 from signer.submission import submit_transactions
-from tests.integration.signer.stage import Stage
+from tests.integration.signer.stage import Crash, Stage, crash_at
 from tests.integration.webhooks.receiver import Receiver
 from tests.integration.webhooks.rows import Rows, webhook_to
 
@@ -73,6 +73,28 @@ def test_every_state_of_a_transaction_leaves_its_event_with_what_it_was_then(
         assert data["nonce"] == 0
         assert (data["id"], data["chain_id"], data["from"]) == (str(row.pk), 31337, manual.key.address)
         assert (data["to"], data["idempotency_key"], data["label"]) == (row.to, "request-1", "rent")
+
+
+@pytest.mark.case("S8")
+@pytest.mark.parametrize("point", ["signer.receipts_read", "signer.settling"])
+def test_death_between_the_receipt_and_the_state_leaves_one_event_of_each_state(
+    manual: Stage, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    webhook_to(receiver)
+    Chain.objects.update(confirmations=2)
+    row = manual.submit()
+    manual.drain()
+    for expected in ("transaction.confirming", "transaction.completed"):
+        manual.mine()
+        with monkeypatch.context() as fatal:
+            crash_at(fatal, point)
+            with pytest.raises(Crash):
+                manual.watch()
+        assert expected not in told(row)
+        manual.watch()
+        manual.watch()
+        assert told(row)[-1] == expected
+    assert len(told(row)) == len(set(told(row))) == 5
 
 
 @pytest.mark.case("S9")
