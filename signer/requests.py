@@ -27,6 +27,8 @@ MAX_DATA_BYTES = 127 * 1024
 BLOB_BYTES = 131_072
 MAX_BLOBS = 6
 MAX_AUTHORIZATIONS = 64
+# What each takes in a transaction at most, with its length before it.
+ADDRESS_BYTES, SLOT_BYTES, AUTHORIZATION_BYTES = 29, 33, 108
 # Of BLS12-381: a blob's field elements are below it. Source: EIP-4844.
 BLS_MODULUS = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
 
@@ -42,7 +44,15 @@ def checksummed(text: str) -> str:
     return checksummed
 
 
+def _require_room(data: str, size: int = 0) -> None:
+    """Refuse call data that, with `size` bytes beside it, no node would take. Raises ValueError."""
+    if (len(data) - 2) // 2 + size > MAX_DATA_BYTES:
+        beside = "with the data " if size else ""
+        raise ValueError(f"{beside}more than {MAX_DATA_BYTES // 1024} KiB, which no node takes")
+
+
 def _lower_hex(text: str) -> str:
+    _require_room(text)
     text = text.lower()
     if len(text) % 2:
         raise ValueError("an odd number of hexadecimal digits")
@@ -62,7 +72,7 @@ def _field_elements(text: str) -> str:
 Address = Annotated[str, StringConstraints(max_length=42), AfterValidator(checksummed)]
 HexData = Annotated[
     str,
-    StringConstraints(pattern=r"^0x[0-9a-fA-F]*$", max_length=2 + 2 * MAX_DATA_BYTES),
+    StringConstraints(pattern=r"^0x[0-9a-fA-F]*$"),
     AfterValidator(_lower_hex),
 ]
 Word = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{64}$"), AfterValidator(str.lower)]
@@ -74,6 +84,10 @@ Blob = Annotated[
 Wei = Annotated[int, Field(ge=0, le=MAX_UINT256)]
 
 WORKFLOW_SCOPE = "workflow"
+
+
+def _listed_bytes(entries: "list[AccessListItem] | None") -> int:
+    return sum(ADDRESS_BYTES + SLOT_BYTES * len(entry.storageKeys) for entry in entries or [])
 
 
 class Log(BaseModel):
@@ -158,9 +172,7 @@ class TransactionRequest(Command):
     def _access_list_fits(
         cls, entries: list[AccessListItem] | None, info: ValidationInfo
     ) -> list[AccessListItem] | None:
-        size = len(str(info.data.get("data", ""))) // 2
-        if size + sum(24 + 33 * len(entry.storageKeys) for entry in entries or []) > MAX_DATA_BYTES:
-            raise ValueError(f"with the data more than {MAX_DATA_BYTES // 1024} KiB, which no node takes")
+        _require_room(info.data.get("data", "0x"), _listed_bytes(entries))
         return entries
 
     @field_validator("envelope")
@@ -190,6 +202,8 @@ class TransactionRequest(Command):
     ) -> list[AuthorizationRequest]:
         if wanted and info.data.get("gas_limit") is None:
             raise ValueError("a transaction with authorizations needs a gas_limit")
+        listed = _listed_bytes(info.data.get("access_list"))
+        _require_room(info.data.get("data", "0x"), listed + AUTHORIZATION_BYTES * len(wanted))
         return wanted
 
     @model_validator(mode="after")

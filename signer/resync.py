@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Max, QuerySet
+from django.db.models import OuterRef, Subquery
 
 from signer import acts, blocks, chains, foreign, standing
 from signer.authorities import promised_nonces
@@ -58,14 +58,14 @@ def lane_difference(lane: Lane) -> Difference:
         [("eth_getTransactionCount", [lane.address.lower(), at]) for at in ("latest", "pending", hex(deep))]
     )
     latest, pending, final = (quantity(answer) for answer in answers)
-    rows = Transaction.objects.filter(lane=lane)
-    highest = max([*promised_nonces(lane), *_highest(rows)], default=None)
-    in_flight = rows.filter(state__in=IN_FLIGHT)
+    next_nonce, given = _given(lane)
+    highest = max([*promised_nonces(lane), *given], default=None)
+    in_flight = Transaction.objects.filter(lane=lane, state__in=IN_FLIGHT)
     suspects = list(in_flight.filter(state=TransactionState.BROADCASTING, nonce__lt=final))
     taken = foreign.proved(rpc, suspects, deep) if suspects else []
     proposed = max(latest, -1 if highest is None else highest + 1)
     return Difference(
-        next_nonce=lane.next_nonce,
+        next_nonce=next_nonce,
         proposed_next_nonce=proposed,
         chain_latest=latest,
         chain_pending=pending,
@@ -73,17 +73,23 @@ def lane_difference(lane: Lane) -> Difference:
         highest_given=highest,
         in_flight=in_flight.count(),
         foreign=[str(row.pk) for row in taken],
-        notes=_notes(lane, latest, pending, highest, proposed, len(taken)),
+        notes=_notes(next_nonce, latest, pending, highest, proposed, len(taken)),
     )
 
 
-def _highest(rows: QuerySet[Transaction]) -> list[int]:
-    highest = rows.aggregate(highest=Max("nonce"))["highest"]
-    return [] if highest is None else [highest]
+def _given(lane: Lane) -> tuple[int | None, list[int]]:
+    """Return the next nonce, and the highest one given if any, of one instant.
+
+    Nonces are given while the chain is asked; a next nonce read before would look like a difference.
+    """
+    given = Transaction.objects.filter(lane=OuterRef("pk"), nonce__isnull=False).order_by("-nonce")
+    seen = Lane.objects.annotate(highest=Subquery(given.values("nonce")[:1]))
+    next_nonce, highest = seen.values_list("next_nonce", "highest").get(pk=lane.pk)
+    return next_nonce, [] if highest is None else [highest]
 
 
 def _notes(
-    lane: Lane, latest: int, pending: int, highest: int | None, proposed: int, foreign_count: int
+    next_nonce: int | None, latest: int, pending: int, highest: int | None, proposed: int, foreign_count: int
 ) -> list[str]:
     notes = []
     ours = -1 if highest is None else highest
@@ -97,9 +103,9 @@ def _notes(
         notes.append(
             f"The node's pool holds transactions up to nonce {pending - 1} that were not sent from here."
         )
-    if lane.next_nonce is not None and lane.next_nonce > proposed:
+    if next_nonce is not None and next_nonce > proposed:
         notes.append(
-            f"Nonces {proposed} to {lane.next_nonce - 1} were never given to a transaction; they will be given now."
+            f"Nonces {proposed} to {next_nonce - 1} were never given to a transaction; they will be given now."
         )
     if foreign_count:
         notes.append(

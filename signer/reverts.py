@@ -1,5 +1,6 @@
 """Why a mined transaction failed: the chain keeps only that it did, so the call is run again where it stood."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -13,6 +14,8 @@ from signer.rpc import Rpc
 from signer.rpc_errors import ErrorClass, classify_message
 
 CODE = "TRANSACTION_REVERTED"
+OUT_OF_GAS = "out of gas"
+_OUT_OF_GAS = re.compile(r"\bout ?of ?gas\b", re.IGNORECASE)
 
 
 def reasons(rpc: Rpc, failed: Sequence[tuple[UUID, Verdict]]) -> dict[UUID, dict[str, str]]:
@@ -61,7 +64,9 @@ def _reason(row: Transaction, answer: Any) -> str | None:
     # The machine stopped for another cause than a revert; any other error says nothing about the call.
     if isinstance(answer, RpcNodeError):
         meaning = classify_message(answer.message, error_rules.of_chain(row.chain_id))
-        return answer.message if meaning is ErrorClass.PERMANENT else None
+        # Each client has its own words for it: "out of gas", "EVM error OutOfGas".
+        text = OUT_OF_GAS if _OUT_OF_GAS.search(answer.message) else answer.message
+        return text if meaning is ErrorClass.PERMANENT else None
     return None
 
 
@@ -69,5 +74,5 @@ def _fallback(verdict: Verdict) -> str:
     assert verdict.attempt is not None
     assert verdict.receipt is not None
     if int(verdict.receipt["gasUsed"], 16) >= verdict.attempt.gas_limit:
-        return "out of gas"
+        return OUT_OF_GAS
     return "reverted; the reason could not be found by running the call again"

@@ -22,6 +22,7 @@ Call = dict[str, Any]
 Lie = Callable[[Call], dict[str, Any] | None]
 
 SEND = "eth_sendRawTransaction"
+SLOW_SECONDS = 2.0
 # What is asked of the state at a block, and where among the parameters the block is.
 TAGGED = {"eth_getBalance": 1, "eth_getTransactionCount": 1, "eth_call": 1, "eth_getBlockByNumber": 0}
 
@@ -36,6 +37,7 @@ class Chaos:
     )
     dropped: float = 0.0  # the node does as asked, and its answer is lost
     latency: float = 0.0  # at most so many seconds each
+    slow: float = 0.0  # are served after SLOW_SECONDS
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -44,7 +46,8 @@ class Chaos:
     def draw(self) -> tuple[float, float]:
         """Return where among the faults a request falls, and its latency."""
         with self._lock:
-            return self._random.random(), self._random.random() * self.latency
+            place, seconds = self._random.random(), self._random.random() * self.latency
+            return place, SLOW_SECONDS if self._random.random() < self.slow else seconds
 
 
 class LyingNode:
@@ -130,6 +133,7 @@ class LyingNode:
     def _draw(self) -> str:
         assert self.chaos is not None
         place, seconds = self.chaos.draw()
+        self.faults["slow"] += seconds == SLOW_SECONDS
         time.sleep(seconds)
         kinds = {
             "closed": self.chaos.errors / 3,

@@ -62,12 +62,24 @@ def test_pause_in_the_middle_of_a_batch_lets_no_nonce_out(
 
 @pytest.mark.case("S76")
 def test_draining_lane_is_paused_when_nothing_is_in_flight(manual: Stage) -> None:
-    rows = [manual.submit() for _ in range(3)]
+    """Sixteen are; the first of them is replaced meanwhile, and a block takes what was replaced."""
+    rows = [manual.submit() for _ in range(16)]
     manual.drain()
+    assert manual.in_flight() == 16
     control.drain_lane(manual.lane, **WHO)
     behind = manual.submit()
+    manual.later(700)
     manual.drain()
+    old, _ = manual.attempts(rows[0].pk)
     assert manual.lane.state == "DRAINING"
+    manual.rpc("anvil_dropAllTransactions")
+    manual.rpc("eth_sendRawTransaction", "0x" + bytes(old.raw).hex())
+    manual.mine()
+    manual.watch()
+    manual.later(61)
+    manual.drain()
+    assert (state(rows[0])[0], rows[0].winner) == ("COMPLETED", old)
+    assert (manual.lane.state, manual.in_flight(), len(manual.pool())) == ("DRAINING", 15, 15)
     manual.mine()
     manual.watch()
     manual.drain()

@@ -1,15 +1,21 @@
-"""Many at one lane at the same time, some of them with a wrong clock: each nonce is one transaction's."""
+"""Many at one lane at the same time, some of them with a wrong clock, or a person: each nonce is one transaction's."""
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from django.contrib.auth import get_user_model
+from django.db.models import Max
+from django.test import Client
 from django.utils import timezone
 
-from signer import lanes, queue, tasks
-from signer.models import Attempt, Chain, Lane, Transaction
+from dalp.local.servers import AnvilServer
+from signer import lanes, queue, resync, tasks
+from signer.models import Act, Attempt, Chain, Lane, Transaction
 from signer.sweeping import sweep
+from tests.integration.signer.lying_node import Call, LyingNode
 from tests.integration.signer.stage import Stage
 from tests.threads import at_once
 from workflows import claim, release
@@ -40,6 +46,78 @@ def test_thousand_submissions_of_twenty_workers_get_the_first_thousand_nonces(ma
     manual.watch()
     assert int(manual.rpc("eth_getTransactionCount", manual.key.address, "latest"), 16) == 1000
     assert int(manual.rpc("eth_getBalance", first.to, "latest"), 16) == 1000, "each of them once"
+
+
+@pytest.mark.case("S82")
+@pytest.mark.filterwarnings("ignore:No directory at:UserWarning")
+def test_resync_clicked_under_load_shows_the_truth_and_takes_no_nonce_back(
+    fresh_db: str, start_anvil: Callable[..., AnvilServer]
+) -> None:
+    """Two submit, one drains and watches, one has an eye on the lane, and a person compares and confirms, again and again."""
+    stage = Stage(start_anvil(block_time=0.2))
+    stage.deploy_counter()
+    lane, over = stage.lane.pk, threading.Event()
+    client = Client()
+    get_user_model().objects.create_superuser("anna", "op@example.com", "a long password")
+    client.login(username="anna", password="a long password")
+    numbers: list[int] = []
+
+    def submit() -> None:
+        numbers.append(number := time.monotonic_ns())
+        stage.record(number, idempotency_key=str(number))
+        time.sleep(0.01)
+
+    def work() -> None:
+        lanes.drain(lane)
+        stage.watch()
+
+    def look() -> None:
+        [seen] = Lane.objects.annotate(highest=Max("transactions__nonce"))
+        assert seen.next_nonce > seen.highest, "a nonce that was given would be given again"
+
+    def click() -> None:
+        page = f"/admin/signer/lane/{lane}/resync/"
+        for count in range(6):
+            assert "The lane and the chain are in step." in client.get(page).content.decode()
+            assert Act.objects.count() == count, "what is shown changes nothing"
+            assert client.post(page, {"reason": "to be sure"}).status_code == 302
+
+    def act(worker: int) -> None:
+        try:
+            click() if worker == 0 else until_over([submit, submit, work, look][worker - 1])
+        finally:
+            over.set()
+
+    def until_over(once: Callable[[], None]) -> None:
+        while not over.is_set():
+            once()
+
+    at_once(5, act)
+    found = [each.details for each in Act.objects.order_by("at")]
+    assert all(each["proposed_next_nonce"] == each["next_nonce"] > each["highest_given"] for each in found)
+    assert len({each["next_nonce"] for each in found}) > 3, "too little was sent meanwhile"
+    assert any(each["in_flight"] for each in found)
+    stage.settle()
+    assert [stage.counted(number) for number in numbers] == [1] * len(numbers)
+    nonces = Transaction.objects.order_by("nonce").values_list("nonce", flat=True)
+    assert list(nonces) == list(range(len(numbers) + 1))
+
+
+@pytest.mark.case("S82")
+def test_nonce_given_while_the_chain_is_asked_is_no_difference(manual: Stage, liar: LyingNode) -> None:
+    manual.submit()
+    manual.drain()
+
+    def meanwhile(call: Call) -> None:
+        if call["method"] == "eth_getTransactionCount":
+            liar.lie = None
+            manual.submit()
+            at_once(1, lambda _: manual.drain())
+
+    liar.lie = meanwhile
+    found = resync.lane_difference(manual.lane)
+    assert (found.next_nonce, found.proposed_next_nonce, found.in_flight) == (2, 2, 2)
+    assert found.notes == ["The lane and the chain are in step."]
 
 
 @pytest.mark.case("S15")

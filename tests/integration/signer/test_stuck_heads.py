@@ -91,7 +91,7 @@ def test_stuck_where_blocks_have_no_room_is_raised_up_to_the_ceiling_and_mined_o
     assert int(manual.rpc("eth_getBalance", "0x" + "11" * 20, "latest"), 16) == 2, "each of them once"
 
 
-@pytest.mark.case("PC7")
+@pytest.mark.case("PC7", "S53")
 def test_base_fee_that_jumps_fiftyfold_is_waited_for_and_told_of_until_it_falls(
     manual: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

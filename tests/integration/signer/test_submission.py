@@ -10,6 +10,7 @@ from signer import IdempotencyConflictError, UnknownChainError, lanes, queue, su
 from signer.models import Transaction
 from signer.requests import TransactionRequest
 from signer.sweeping import sweep
+from tests.api.callers import Caller
 from tests.integration.signer.stage import Stage
 from tests.threads import at_once
 
@@ -157,6 +158,33 @@ def test_what_can_never_be_executed_uses_no_nonce(stage: Stage) -> None:
     assert reverting.error == {"code": "TRANSACTION_WOULD_REVERT", "message": "request refused"}
     assert (too_big.state, too_big.nonce) == ("FAILED", None)
     assert (fine.state, fine.nonce) == ("COMPLETED", before)
+
+
+@pytest.mark.case("S73")
+@pytest.mark.parametrize("gas_limit", [None, 5_000_000])
+def test_what_is_too_long_is_refused_clearly_and_uses_no_nonce(stage: Stage, gas_limit: int | None) -> None:
+    """Call data at the submission, by what every node takes; a contract's code before the nonce, by what a chain takes."""
+    body = {"chain_id": 31337, "from": "sender", "to": "0x" + "11" * 20, "gas_limit": gas_limit}
+    answer = Caller("operator").post("/transactions", {**body, "data": "0x" + "00" * (128 * 1024 + 1)})
+    assert (answer.status_code, answer.json()["code"]) == (422, "API_INVALID_INPUT")
+    assert answer.json()["errors"] == {"data": ["Value error, more than 127 KiB, which no node takes"]}
+    assert not Transaction.objects.exists()
+
+    too_long, fine = (
+        stage.submit(to=None, value=0, data="0x" + "00" * n, gas_limit=gas_limit) for n in (49_153, 49_152)
+    )
+    behind = stage.submit(data="0x" + "00" * 127 * 1024, gas_limit=gas_limit)
+    stage.settle()
+    for row in (too_long, fine, behind):
+        row.refresh_from_db()
+    assert (too_long.state, too_long.nonce, stage.attempts(too_long.pk)) == ("FAILED", None, [])
+    assert too_long.error is not None
+    if gas_limit is None:
+        assert too_long.error == {"code": "TRANSACTION_WOULD_FAIL", "message": "max initcode size exceeded"}
+    else:
+        assert too_long.error["code"] == "KEYGUARD_DATA_TOO_LARGE"
+        assert "48 KiB" in too_long.error["message"]
+    assert [(row.state, row.nonce) for row in (fine, behind)] == [("COMPLETED", 0), ("COMPLETED", 1)]
 
 
 @pytest.mark.case("S35")

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from eth_account import Account
 from pydantic import ValidationError
 
 from signer import TransactionRequest
@@ -69,6 +70,40 @@ def test_gas_limit_below_what_any_chain_executes_is_refused(least: int, fields: 
     assert request(gas_limit=least, **fields).gas_limit == least
     with pytest.raises(ValidationError, match=f"gas_limit is too low: {least}"):
         request(gas_limit=least - 1, **fields)
+
+
+LONG_LIST = [{"address": TO, "storageKeys": [SLOT, SLOT]}] * 300
+
+
+@pytest.mark.case("S73")
+@pytest.mark.parametrize(
+    ("count", "fields"), [(0, {}), (0, {"access_list": LONG_LIST}), (64, {"access_list": LONG_LIST})]
+)
+def test_largest_transaction_is_one_that_nodes_take_and_one_byte_more_is_refused(
+    count: int, fields: dict[str, Any]
+) -> None:
+    beside = 300 * (29 + 2 * 33) * len(fields) + 108 * count
+    if count:
+        wanted = {"authority": "wallet", "delegate": TO}
+        fields = {**fields, "authorizations": [wanted] * count, "gas_limit": 10_000_000}
+    room = 127 * 1024 - beside
+    made = request(data="0x" + "ff" * room, **fields)
+    with pytest.raises(ValidationError, match="more than 127 KiB, which no node takes"):
+        request(data="0x" + "ff" * (room + 1), **fields)
+    assert len(signed(made)) <= 128 * 1024
+
+
+def signed(made: TransactionRequest) -> bytes:
+    """Return the transaction with every other field as long as it can be."""
+    account, most, gas = Account.from_key(b"\x01" * 32), 2**256 - 1, 2**63 - 1
+    fields = {"chainId": 2**63 - 1, "nonce": gas, "gas": gas, "to": TO, "value": most, "data": made.data}
+    fees = {"maxFeePerGas": most, "maxPriorityFeePerGas": most}
+    listed = [entry.model_dump() for entry in made.access_list or []]
+    handed = account.sign_authorization({"chainId": 2**63 - 1, "address": TO, "nonce": gas})
+    authorizations = {"authorizationList": [handed] * len(made.authorizations)} if made.authorizations else {}
+    return bytes(
+        account.sign_transaction({**fields, **fees, "accessList": listed, **authorizations}).raw_transaction
+    )
 
 
 def test_largest_value_is_kept_exactly() -> None:
