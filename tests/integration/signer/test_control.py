@@ -378,14 +378,17 @@ def test_delegated_address_has_one_in_flight(manual: Stage) -> None:
 
 
 @pytest.mark.case("S36")
-def test_cap_is_halved_when_a_pool_is_full_and_grows_again(manual: Stage, liar: LyingNode) -> None:
+@pytest.mark.parametrize("words", ["txpool is full", "account limit exceeded"])
+def test_cap_is_halved_when_a_pool_is_full_and_grows_again(
+    manual: Stage, liar: LyingNode, words: str
+) -> None:
     manual.chain.max_in_flight_adaptive = 24
     manual.chain.save()
     from tests.integration.signer.lying_node import says
 
     for _ in range(60):
         manual.submit()
-    liar.lie = says("eth_sendRawTransaction", "txpool is full", times=3)
+    liar.lie = says("eth_sendRawTransaction", words, times=3)
     manual.drain()
     assert manual.lane.in_flight_cap == 8
     assert manual.in_flight() == 16

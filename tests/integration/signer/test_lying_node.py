@@ -24,6 +24,13 @@ def state(row: Transaction) -> tuple[str, str]:
     return row.state, row.sub_state
 
 
+def executed_once(manual: Stage, row: Transaction) -> None:
+    manual.mine()
+    manual.watch()
+    assert state(row) == (TransactionState.COMPLETED, "")
+    assert int(manual.rpc("eth_getTransactionCount", manual.key.address, "latest"), 16) == 1
+
+
 @pytest.mark.case("S25", "PC1")
 def test_lost_answer_of_an_accepted_transaction_sends_nothing_second(
     manual: Stage, liar: LyingNode, monkeypatch: pytest.MonkeyPatch
@@ -38,10 +45,7 @@ def test_lost_answer_of_an_accepted_transaction_sends_nothing_second(
     manual.drain()
     [attempt] = manual.attempts(row.pk)
     assert (attempt.state, set(liar.raw)) == ("SENT", {"0x" + bytes(attempt.raw).hex()})
-    manual.mine()
-    manual.watch()
-    assert state(row) == (TransactionState.COMPLETED, "")
-    assert int(manual.rpc("eth_getTransactionCount", manual.key.address, "latest"), 16) == 1
+    executed_once(manual, row)
 
 
 @pytest.mark.case("S26")
@@ -58,6 +62,7 @@ def test_lost_request_is_sent_again_with_the_same_bytes(
     manual.drain()
     assert manual.pool()["0"]["hash"] == committed.hash
     assert len(manual.attempts(row.pk)) == 1
+    executed_once(manual, row)
 
 
 @pytest.mark.case("S27")
@@ -197,18 +202,24 @@ def test_underpriced_is_quoted_anew_at_the_same_nonce(manual: Stage, liar: Lying
     first, second = manual.attempts(row.pk)
     assert (second.nonce, second.state) == (first.nonce, "SENT")
     assert second.max_fee_per_gas_wei * 8 >= first.max_fee_per_gas_wei * 9
+    executed_once(manual, row)
+    assert row.winner == second
 
 
 @pytest.mark.case("S36")
-def test_full_pool_keeps_the_bytes(manual: Stage, liar: LyingNode, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("words", ["txpool is full", "account limit exceeded"])
+def test_full_pool_keeps_the_bytes(
+    manual: Stage, liar: LyingNode, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
     row = manual.submit()
-    liar.lie = says(SEND, "txpool is full", times=1)
+    liar.lie = says(SEND, words, times=1)
     manual.drain()
     assert state(row) == (TransactionState.BROADCASTING, "NODE_FULL")
     wait(monkeypatch, resend_seconds=0)
     manual.drain()
     assert state(row) == (TransactionState.BROADCASTING, "")
     assert len(manual.attempts(row.pk)) == 1
+    executed_once(manual, row)
 
 
 @pytest.mark.case("S29", "S69")
