@@ -31,7 +31,7 @@ class _Announced(NextHead):
         self._heard = {source: source.count for source in sources}
 
     def wait(self, seconds: float) -> None:
-        source = next((each for each in self._sources), self._sources[0])
+        source = next((each for each in self._sources if each.is_listening), self._sources[0])
         self._heard[source] = source.wait(self._heard[source], max(0.0, seconds))
 
 
