@@ -83,6 +83,7 @@ class LyingNode:
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+        self.hang_up()
 
     def freeze(self) -> None:
         """Have it know nothing of what comes after the present head, like a node that stopped following its chain."""
