@@ -1,5 +1,6 @@
 """The web process of production: it has no KEK and no custody's credentials, and takes everything on all the same."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -33,10 +34,11 @@ def stage(live: Live, monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 
 @pytest.fixture
-def web(live: Live, stage: Stage) -> tuple[Process, httpx.Client]:
+def web(live: Live, stage: Stage) -> Iterator[tuple[Process, httpx.Client]]:
     process, address = live.start_web(env=WEB)
     _, token = ApiToken.issue("backoffice", "operator")
-    return process, httpx.Client(base_url=f"{address}/api/v1", headers={"Authorization": f"Bearer {token}"})
+    with httpx.Client(base_url=f"{address}/api/v1", headers={"Authorization": f"Bearer {token}"}) as client:
+        yield process, client
 
 
 def post(client: httpx.Client, path: str, key: str, **body: Any) -> httpx.Response:
