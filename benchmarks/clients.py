@@ -18,19 +18,17 @@ from benchmarks.transactions import (
     BATCH,
     GAS,
     TARGET,
-    TIMEOUT_SECONDS,
     fresh_chain,
     register,
     send_raw,
     start_with_block,
     verify,
+    wait_for_all,
 )
 from dalp.local.processes import start_web, wait_until
 from dalp.local.servers import HOST, free_port
 from dalp.models import ApiToken, Role
 from keyguard import create_key, find_key
-from signer import Transaction
-from signer.states import IN_FLIGHT, WAITING
 
 COUNT = 1000
 CLIENTS = 32
@@ -92,16 +90,7 @@ class Clients:
                 clients = [pool.submit(self._post_each, bodies, turns) for _ in range(CLIENTS)]
                 waits = [wait for client in clients for wait in client.result()]
             accepted = time.perf_counter()
-            left = Transaction.objects.filter(chain_id=chain_id)
-            wait_until(
-                lambda: (
-                    not (left.filter(state__in=IN_FLIGHT).exists() or left.filter(state__in=WAITING).exists())
-                ),
-                TIMEOUT_SECONDS,
-                every=0.05,
-                what="all transactions are COMPLETED",
-                alive=[self.stage.worker, self.stage.beat],
-            )
+            wait_for_all(self.stage, chain_id)
             seconds = time.perf_counter() - began
             verify(chain, addresses, count)
         return Sample(

@@ -123,17 +123,7 @@ def send_durably(
         for start in range(0, count, batch):
             submit_transactions(requests[start : start + batch], scope=label)
         submitted = time.perf_counter()
-        left = Transaction.objects.filter(chain_id=chain_id)
-        wait_until(
-            # Each has an index of its own; to ask for both at once would read the table, twenty times a second.
-            lambda: (
-                not (left.filter(state__in=IN_FLIGHT).exists() or left.filter(state__in=WAITING).exists())
-            ),
-            TIMEOUT_SECONDS,
-            every=0.05,
-            what="all transactions are COMPLETED",
-            alive=[stage.worker, stage.beat],
-        )
+        wait_for_all(stage, chain_id)
         seconds = time.perf_counter() - began
         verify(chain, addresses, count)
     instants = ours.values_list("created_at", "settled_at")
@@ -142,6 +132,19 @@ def send_durably(
         count,
         seconds,
         {"submitting_seconds": submitted - began, "median_latency_seconds": median(latencies)},
+    )
+
+
+def wait_for_all(stage: Stage, chain_id: int) -> None:
+    """Wait until all of the chain's transactions have ended."""
+    left = Transaction.objects.filter(chain_id=chain_id)
+    wait_until(
+        # Each has an index of its own; to ask for both at once would read the table, twenty times a second.
+        lambda: not (left.filter(state__in=IN_FLIGHT).exists() or left.filter(state__in=WAITING).exists()),
+        TIMEOUT_SECONDS,
+        every=0.05,
+        what="all transactions are COMPLETED",
+        alive=[stage.worker, stage.beat],
     )
 
 
