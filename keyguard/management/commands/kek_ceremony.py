@@ -3,6 +3,7 @@
 import base64
 import getpass
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,22 @@ from keyguard.management.key_command import KeyCommand
 from keyguard.models import Kek, KekDrill
 from keyguard.sealed_shares import ShareCustodian
 from keyguard.states import DrillKind, KekState
+
+
+@dataclass(frozen=True)
+class Backup:
+    """What a backup is to be: so many sheets, any `threshold` of which give the KEK back."""
+
+    threshold: int
+    shares: int
+    directory: Path
+    custodians: list[ShareCustodian]
+    passphrase: str = field(repr=False)
+
+    @property
+    def names(self) -> list[str]:
+        """Return who gets the shares, where each is sealed to a person."""
+        return [one.name for one in self.custodians]
 
 
 class Command(KeyCommand):
@@ -86,12 +103,13 @@ class Command(KeyCommand):
                         if options["custodian"]
                         else []
                     )
-                    counts = options["threshold"], options["shares"]
-                    given = *counts, options["directory"], passphrase, custodians
+                    backup = Backup(
+                        options["threshold"], options["shares"], options["directory"], custodians, passphrase
+                    )
                     if _is_offline(options["kek_file"], note, needs_kek=True):
-                        self._back_up_offline(options["kek_file"], note, *given)
+                        self._back_up_offline(options["kek_file"], note, backup)
                     else:
-                        self._back_up(*given)
+                        self._back_up(backup)
                 case "open-share":
                     self._open(options["sheet"], options["key"], options["out"])
                 case "drill":
@@ -108,59 +126,42 @@ class Command(KeyCommand):
         except OSError as error:
             raise CommandError(f"{error.filename}: {error.strerror}") from None
 
-    def _back_up(
-        self, threshold: int, count: int, directory: Path, passphrase: str, custodians: list[ShareCustodian]
-    ) -> None:
+    def _back_up(self, backup: Backup) -> None:
         kek = Kek.objects.filter(state=KekState.ACTIVE).first()
         if kek is None or kek.provider != "env":
             raise CommandError(
                 "The active KEK is not of the environment: its keeper (Vault, the HSM) has a backup of its own."
             )
-        named = [(one.name, one.fingerprint) for one in custodians]
-        if question := ask_to_back_up(kek, threshold, named, who()):
+        named = [(one.name, one.fingerprint) for one in backup.custodians]
+        if question := ask_to_back_up(kek, backup.threshold, named, who()):
             say_asked(self.stdout, question)
             return
-        self._write_sheets(secret_of(kek), threshold, count, directory, passphrase, custodians)
-        self._note(kek, DrillKind.BACKUP, threshold, count, [one.name for one in custodians])
+        self._write_sheets(secret_of(kek), backup)
+        self._note(kek, DrillKind.BACKUP, backup.threshold, backup.shares, backup.names)
 
-    def _back_up_offline(
-        self,
-        kek_file: Path,
-        note: Path,
-        threshold: int,
-        count: int,
-        directory: Path,
-        passphrase: str,
-        custodians: list[ShareCustodian],
-    ) -> None:
+    def _back_up_offline(self, kek_file: Path, note: Path, backup: Backup) -> None:
         """Make the sheets of a KEK in a file. Nobody is asked: whoever has the file has the KEK."""
         kek = decoded(kek_file.read_text().strip())
         _require_new(note)
-        self._write_sheets(kek, threshold, count, directory, passphrase, custodians)
-        named = [one.name for one in custodians]
-        self._write_note(note, DrillKind.BACKUP, kek, threshold, count, named)
+        self._write_sheets(kek, backup)
+        self._write_note(note, DrillKind.BACKUP, kek, backup.threshold, backup.shares, backup.names)
 
-    def _write_sheets(
-        self,
-        kek: bytes,
-        threshold: int,
-        count: int,
-        directory: Path,
-        passphrase: str,
-        custodians: list[ShareCustodian],
-    ) -> None:
-        shares = ceremony.split(kek, threshold, count, passphrase)
+    def _write_sheets(self, kek: bytes, backup: Backup) -> None:
+        threshold, count, directory = backup.threshold, backup.shares, backup.directory
+        shares = ceremony.split(kek, threshold, count, backup.passphrase)
         made = f"{timezone.now():%Y-%m-%d}"
         for number, share in enumerate(shares, start=1):
             path = directory / f"share-{number}-of-{count}.txt"
-            if custodians:
-                to = custodians[number - 1]
+            if backup.custodians:
+                to = backup.custodians[number - 1]
                 _write(path, sealed_shares.seal(share, to, number, count, threshold, made))
                 self.stdout.write(f"{path} is sealed to {to.name}, whose key is {to.fingerprint}.")
             else:
                 _write(path, share.text(number, count, threshold, made))
         then = (
-            "Compare each fingerprint with its custodian" if custodians else "Wipe the directory after that"
+            "Compare each fingerprint with its custodian"
+            if backup.custodians
+            else "Wipe the directory after that"
         )
         self.stdout.write(
             f"{count} sheets in {directory}, any {threshold} of which give the KEK {shares[0].kcv} back; each set was tried. "

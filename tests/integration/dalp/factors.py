@@ -14,7 +14,8 @@ from dalp import factor_sealing, second_factor
 from dalp.models import Authenticator, BackupCodes
 from tests.integration.keyguard.people import PASSWORD, text_of
 
-ENROL = "/admin/second-factor/enrol/"
+PAGE = "/admin/second-factor/"
+ENROL, CODES, REMOVE = (f"{PAGE}{end}/" for end in ("enrol", "codes", "remove"))
 
 
 def shown(person: User, sealed: str, steps: int = 0) -> str:

@@ -1,13 +1,16 @@
-"""A token in SoftHSM2 and a Vault, for the tests that want one."""
+"""A key, a token in SoftHSM2 and a Vault, for the tests that want one."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests import softhsm
 from tests.fakes.vault import FakeVault
+
+if TYPE_CHECKING:
+    from keyguard.models import Key
 
 VAULT_ROLE, VAULT_SECRET = "role-of-the-tests", "secret-id-of-the-tests"
 # What docs/deploy/vault.md tells an operator to allow; a test holds the page to it.
@@ -18,6 +21,14 @@ VAULT_POLICY = {
     "transit/encrypt/dalp-kek-*": "update",
     "transit/decrypt/dalp-kek-*": "update",
 }
+
+
+@pytest.fixture
+def key(db: None) -> "Key":
+    # Where pytest is given this directory, it reads this file before Django is set up.
+    from keyguard import create_key
+
+    return create_key("treasury")
 
 
 @pytest.fixture(scope="session")

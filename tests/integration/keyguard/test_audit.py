@@ -31,11 +31,6 @@ def no_pause(settings: Any) -> None:
     settings.KEYGUARD = {**settings.KEYGUARD, "head_seconds": 0}
 
 
-@pytest.fixture
-def key(db: None) -> Key:
-    return create_key("treasury")
-
-
 def test_each_batch_has_an_entry_before_it_is_signed_and_one_after(key: Key) -> None:
     sign_transactions([request(key.address, f"r{n}", nonce=n) for n in range(3)])
     assert [(one.seq, one.event) for one in entries(key)] == [

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from keyguard import create_key, importing, succession
+from keyguard import importing, succession
 from keyguard.models import Key, KeyAct
 from keyguard.policies.models import Question
 from tests.integration.keyguard.people import PASSWORD, at, browser, someone, text_of
@@ -14,11 +14,6 @@ from workflows.models import Run
 
 # whitenoise, before `collectstatic` has run
 pytestmark = pytest.mark.filterwarnings("ignore:No directory at:UserWarning")
-
-
-@pytest.fixture
-def key(db: None) -> Key:
-    return create_key("treasury")
 
 
 def said(**changes: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from dalp.chain_diagnosis import check_keys
-from keyguard import create_key, lifecycle, sign_transactions
+from keyguard import lifecycle, sign_transactions
 from keyguard.errors import KeyActInvalidError, KeyNotActiveError, VoteInvalidError
 from keyguard.models import Key, KeyAct
 from keyguard.policies import publishing
@@ -19,11 +19,6 @@ from tests.integration.keyguard.policies import person
 from tests.integration.keyguard.requests import request
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def key(db: None) -> Key:
-    return create_key("treasury")
 
 
 def code(key: Key) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dalp.console.confirming import WRONG
-from keyguard import ApprovalPendingError, KeyguardError, create_key, sign_transactions
+from keyguard import ApprovalPendingError, KeyguardError, sign_transactions
 from keyguard.models import Key, SigningRecord
 from keyguard.policies import publishing
 from keyguard.policies.models import Policy, Question
@@ -26,11 +26,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:No directory at:UserWarning")
 
 NASTY = "<script>alert('x')</script>"
 ADD = "/admin/keyguard/policy/add/"
-
-
-@pytest.fixture
-def key(db: None) -> Key:
-    return create_key("treasury")
 
 
 def body(*rules: dict[str, Any]) -> str:

@@ -14,7 +14,6 @@ from dalp.models import ApiToken
 from keyguard import (
     ApprovalPendingError,
     SigningRequest,
-    create_key,
     sign_transactions,
 )
 from keyguard.errors import (
@@ -34,11 +33,6 @@ from tests.integration.keyguard.policies import (
     wanted,
 )
 from tests.integration.keyguard.requests import TO, transfer
-
-
-@pytest.fixture
-def key(db: None) -> Key:
-    return create_key("treasury")
 
 
 @pytest.fixture

@@ -28,11 +28,6 @@ from tests.integration.keyguard.requests import transfer
 from tests.threads import at_once
 
 
-@pytest.fixture
-def key(db: None) -> Key:
-    return create_key("treasury")
-
-
 @pytest.mark.case("K41")
 def test_twenty_callers_at_the_edge_of_a_limit_never_exceed_it(fresh_db: str) -> None:
     key = create_key("treasury")

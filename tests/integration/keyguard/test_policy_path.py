@@ -9,7 +9,6 @@ from django.db import DatabaseError, transaction
 from keyguard import (
     ApprovalPendingError,
     HandOverRequest,
-    create_key,
     plan_hand_overs,
     sign_message,
     sign_transactions,
@@ -37,11 +36,6 @@ from tests.integration.keyguard.policies import (
 )
 from tests.integration.keyguard.requests import TO
 from tests.integration.keyguard.trail import entries
-
-
-@pytest.fixture
-def key(db: None) -> Key:
-    return create_key("treasury")
 
 
 @pytest.mark.case("K40")

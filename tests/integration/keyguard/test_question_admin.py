@@ -10,7 +10,7 @@ from django.urls import reverse
 
 from dalp.console.confirming import WRONG
 from dalp.models import WrongPassword
-from keyguard import ApprovalPendingError, create_key, sign_transactions
+from keyguard import ApprovalPendingError, sign_transactions
 from keyguard.models import Key
 from keyguard.policies.models import Question, Vote
 from signer.models import Chain, Lane, Transaction
@@ -19,11 +19,6 @@ from tests.integration.keyguard.policies import ALLOW_ALL, ask, put_in_force, wa
 
 # whitenoise, before `collectstatic` has run
 pytestmark = pytest.mark.filterwarnings("ignore:No directory at:UserWarning")
-
-
-@pytest.fixture
-def key(db: None) -> Key:
-    return create_key("treasury")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from django.db.models import F
 
 from keyguard import (
     ApprovalPendingError,
-    create_key,
     sign_message,
     sign_transactions,
 )
@@ -30,11 +29,6 @@ from tests.integration.keyguard.policies import (
     say,
     wanted,
 )
-
-
-@pytest.fixture
-def key(db: None) -> Key:
-    return create_key("treasury")
 
 
 def test_rehearsal_shows_which_requests_of_the_past_would_be_decided_otherwise(key: Key) -> None:

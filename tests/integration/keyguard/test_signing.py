@@ -44,11 +44,6 @@ from tests.threads import at_once
 SECRET = bytes(range(1, 33))
 
 
-@pytest.fixture
-def key(db: None) -> Key:
-    return create_key("treasury")
-
-
 def test_signed_transactions_come_in_the_order_asked_and_are_the_senders(key: Key) -> None:
     other = create_key("other")
     requests = [request((key, other)[n % 2].address, f"r{9 - n}", nonce=n) for n in range(10)]

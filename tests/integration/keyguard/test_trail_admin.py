@@ -21,11 +21,6 @@ MAY = "view_key change_key view_sealing view_auditentry view_audithead view_sign
 
 
 @pytest.fixture
-def key(db: None) -> Key:
-    return create_key("treasury")
-
-
-@pytest.fixture
 def ann(db: None) -> Any:
     return browser(someone("ann", may=MAY))
 
